@@ -1,0 +1,110 @@
+"""Advice about a taught example. It never refuses anything: a person may know better.
+
+All loudness is relative to full scale, all likeness is the cosine of mean embeddings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.hearing import Example
+
+TOO_QUIET_DBFS = -50.0
+CLIPPED_SHARE = 0.005
+NEAR_DUPLICATE_COSINE = 0.995
+LITTLE_VARIATION_COSINE = 0.99
+SIMILAR_SHARE = 0.85
+LITTLE_VARIATION_RECORDS = 3
+
+
+@dataclass(frozen=True)
+class Advice:
+    """kind: "too_quiet", "clipped", "duplicate", "near_duplicate", "similar_class" or "little_variation"."""
+
+    kind: str
+    message: str
+
+
+def mean_direction(embeddings: NDArray[np.int16]) -> NDArray[np.float32]:
+    """Unit mean of one record's windows. embeddings: (n, d) int16. Returns (d,) float32."""
+    mean = embeddings.astype(np.float64).mean(axis=0)
+    norm = math.sqrt(float(mean @ mean))
+    return np.asarray(mean / norm if norm > 0.0 else mean, dtype=np.float32)
+
+
+def about_level(example: Example) -> list[Advice]:
+    """Too quiet or clipped: what the ear met, whatever is known."""
+    advice = []
+    loudest_dbfs = 10.0 * math.log10(max(float(example.levels.power.max(initial=0.0)), 1e-20))
+    if loudest_dbfs < TOO_QUIET_DBFS:
+        advice.append(
+            Advice("too_quiet", f"{example.name} is quiet: {loudest_dbfs:.0f} dBFS at its loudest; come closer if you can")
+        )
+    clipped = float(example.levels.clipped.max(initial=0.0))
+    if clipped > CLIPPED_SHARE:
+        advice.append(
+            Advice("clipped", f"{example.name} is clipped: {clipped:.1%} of a window at full scale; lower the gain")
+        )
+    return advice
+
+
+def about_likeness(
+    name: str, embeddings: NDArray[np.int16], known: Mapping[str, NDArray[np.float32]], own_id: str
+) -> list[Advice]:
+    """The same as, or nearly the same as, a record of its class that is known already.
+
+    embeddings: (n, d) int16. known: record id -> (d,) unit mean. own_id: id that these embeddings have as a record.
+    """
+    if own_id in known:
+        return [Advice("duplicate", f"{name} is known already: the same example counts once")]
+    if not known:
+        return []
+    ids = list(known)
+    cosines = np.stack([known[i] for i in ids]) @ mean_direction(embeddings)
+    best = int(np.argmax(cosines))
+    if cosines[best] < NEAR_DUPLICATE_COSINE:
+        return []
+    sentence = f"{name} is nearly the same recording as record {ids[best][:12]}; another recording teaches more"
+    return [Advice("near_duplicate", sentence)]
+
+
+def about_class(
+    name: str,
+    label: str,
+    labels: Sequence[str],
+    z: NDArray[np.float64],
+    own_z: NDArray[np.float64],
+    *,
+    threshold: float,
+) -> list[Advice]:
+    """Heard as another class before it was learnt, nearly as strongly as that class hears its own examples.
+
+    labels: (k,). z: (k,) means over the example's windows, before learning. own_z: (k,) of each class at its own mean.
+    """
+    if len(labels) == 0:
+        return []
+    best = int(np.argmax(z))
+    if labels[best] == label or z[best] < max(threshold, SIMILAR_SHARE * own_z[best]):
+        return []
+    sentence = f"{name} sounds nearly the same as {labels[best]!r}; if they are one sound, use merge-classes"
+    return [Advice("similar_class", sentence)]
+
+
+def about_variation(label: str, directions: NDArray[np.float32]) -> list[Advice]:
+    """All examples of a class alike. directions: (n, d) float32, unit means of its records."""
+    if len(directions) < LITTLE_VARIATION_RECORDS:
+        return []
+    lowest = float(np.min(directions @ directions.T))
+    if lowest < LITTLE_VARIATION_COSINE:
+        return []
+    return [
+        Advice(
+            "little_variation",
+            f"the {len(directions)} examples of {label!r} vary too little; record it from another place or another day",
+        )
+    ]

@@ -1,0 +1,61 @@
+"""How an embedded example travels to the listener: JSON with its embeddings as base64. Both ends, no I/O."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.errors import MisuseError, SpaceMismatchError
+from edge.hearing import Example, Levels
+from edge.space import EmbeddingSpace
+
+_FIELDS = {"space", "embeddings", "power", "peak", "clipped", "provenance"}
+
+
+def example_to_json(example: Example) -> dict[str, Any]:
+    """Return plain JSON values; the embeddings as base64 of little-endian int16, row after row."""
+    return {
+        "space": example.space.sha256,
+        "embeddings": base64.b64encode(example.embeddings.astype("<i2").tobytes()).decode("ascii"),
+        "power": example.levels.power.tolist(),
+        "peak": example.levels.peak.tolist(),
+        "clipped": example.levels.clipped.tolist(),
+        "provenance": dict(example.provenance),
+    }
+
+
+def example_from_json(value: Mapping[str, Any], space: EmbeddingSpace) -> Example:
+    """Check and rebuild. Raises MisuseError when malformed, SpaceMismatchError when it was embedded by another ear."""
+    if set(value) != _FIELDS:
+        odd = sorted(set(value) ^ _FIELDS)
+        raise MisuseError(f"an example has missing or unknown fields {odd[:5]}; wanted {sorted(_FIELDS)}")
+    if value["space"] != space.sha256:
+        raise SpaceMismatchError(
+            f"the example lives in the embedding space {str(value['space'])[:12]} but the listener hears in "
+            f"{space.sha256[:12]}; use the same --bundle on both sides"
+        )
+    try:
+        data = base64.b64decode(value["embeddings"], validate=True)
+    except (TypeError, ValueError, binascii.Error) as error:
+        raise MisuseError("the embeddings of an example are not base64; send little-endian int16, row after row") from error
+    n_windows, rest = divmod(len(data), 2 * space.dim)
+    if rest or n_windows == 0:
+        raise MisuseError(f"an example has {len(data)} bytes of embeddings; wanted a multiple of {2 * space.dim}, above 0")
+    embeddings = np.frombuffer(data, dtype="<i2").astype(np.int16).reshape(n_windows, space.dim)
+    if not isinstance(value["provenance"], dict):
+        raise MisuseError("the provenance of an example is not a JSON object; send one, empty if need be")
+    levels = Levels(*(_column(value[name], n_windows, name) for name in ("power", "peak", "clipped")))
+    return Example(space, embeddings, levels, value["provenance"])
+
+
+def _column(values: Any, n_windows: int, name: str) -> NDArray[np.float64]:
+    ok = isinstance(values, list) and len(values) == n_windows
+    if not ok or not all(type(v) in (int, float) and math.isfinite(v) and v >= 0.0 for v in values):
+        raise MisuseError(f"{name!r} of an example is not a list of {n_windows} finite numbers; send one per window")
+    return np.array(values, dtype=np.float64)

@@ -1,0 +1,142 @@
+"""Writing commands and their answers, the same words whether the learner is in this process or behind the live API.
+
+``LocalDesk`` works on a learner that this process owns; ``edge.client.ListenerClient`` sends the same words to the
+running listener. Answers are plain JSON objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from edge.backbones import remember_backbone
+from edge.clips import ClipStore
+from edge.errors import SpaceMismatchError
+from edge.hearing import Example
+from edge.journal_fold import Entry
+from edge.learner import Learner, Learnt
+from edge.memory_file import decode_memory
+from edge.records import BACKGROUND
+from edge.space import EmbeddingSpace
+
+Answer = dict[str, Any]
+
+
+class Desk(Protocol):
+    """Every command that changes what a device knows. Raises SoundkeepError with the sentence for the user."""
+
+    def teach(self, label: str, examples: Sequence[Example]) -> Answer: ...
+
+    def ignore(self, examples: Sequence[Example]) -> Answer: ...
+
+    def forget(self, label: str, *, purge: bool = False) -> Answer: ...
+
+    def forget_record(self, record_id: str, *, purge: bool = False) -> Answer: ...
+
+    def rename(self, old: str, new: str) -> Answer: ...
+
+    def merge_classes(self, label: str, into: str) -> Answer: ...
+
+    def enable(self, label: str, enabled: bool) -> Answer: ...
+
+    def undo(self) -> Answer: ...
+
+    def import_memory(self, data: bytes) -> Answer: ...
+
+    def use_backbone(self, path: str) -> Answer: ...
+
+
+class LocalDesk:
+    """The desk over a learner of this process. clips: keeps the audio of examples that bring it along."""
+
+    def __init__(self, learner: Learner, *, clips: ClipStore | None = None) -> None:
+        self._learner = learner
+        self._clips = clips
+
+    def teach(self, label: str, examples: Sequence[Example]) -> Answer:
+        return self._learnt(self._learner.teach(label, examples), examples)
+
+    def ignore(self, examples: Sequence[Example]) -> Answer:
+        return self._learnt(self._learner.ignore(examples), examples)
+
+    def forget(self, label: str, *, purge: bool = False) -> Answer:
+        return {**_entry(self._learner.forget(label, purge=purge)), "purged": purge}
+
+    def forget_record(self, record_id: str, *, purge: bool = False) -> Answer:
+        return {**_entry(self._learner.forget_record(record_id, purge=purge)), "purged": purge}
+
+    def rename(self, old: str, new: str) -> Answer:
+        return _entry(self._learner.rename(old, new))
+
+    def merge_classes(self, label: str, into: str) -> Answer:
+        return _entry(self._learner.merge_classes(label, into))
+
+    def enable(self, label: str, enabled: bool) -> Answer:
+        return {"label": self._learner.enable(label, enabled), "enabled": enabled}
+
+    def undo(self) -> Answer:
+        return _entry(self._learner.undo())
+
+    def import_memory(self, data: bytes) -> Answer:
+        space, records = decode_memory(data)
+        check_space(space, self._learner.space.embedding, what="the memory")
+        imported = self._learner.import_records(records, provenance={"source": "import"})
+        return {
+            "n_records": len(records),
+            "n_new": len(imported.new_ids),
+            "n_known": len(records) - len(imported.new_ids),
+            "n_near_duplicates": imported.n_near_duplicates,
+        }
+
+    def use_backbone(self, path: str) -> Answer:
+        return remember_backbone(self._learner.journal.state_dir, Path(path))
+
+
+    def _learnt(self, learnt: Learnt, examples: Sequence[Example]) -> Answer:
+        for record, example in zip(learnt.records, examples, strict=True):
+            if self._clips is not None and example.samples is not None:
+                self._clips.keep(record.content_sha256, example.samples, example.space.sample_rate)
+        return _learnt(learnt, examples, self._learner)
+
+
+def check_space(got: EmbeddingSpace, wanted: EmbeddingSpace, *, what: str) -> None:
+    """Raise SpaceMismatchError unless both are one space."""
+    if got.sha256 != wanted.sha256:
+        raise SpaceMismatchError(
+            f"{what} lives in the embedding space {got.sha256[:12]} ({got.dim} numbers), this device hears in "
+            f"{wanted.sha256[:12]} ({wanted.dim} numbers); use the bundle that it was taught with"
+        )
+
+
+def history_answer(learner: Learner) -> list[Answer]:
+    """The whole history, oldest first; ``time`` in seconds since 1970 as the clock said."""
+    return [{**_entry(entry), "undone": entry.undone} for entry in learner.journal.history()]
+
+
+def _entry(entry: Entry) -> Answer:
+    return {
+        "seq": entry.seq,
+        "action": entry.action,
+        "detail": dict(entry.detail),
+        "n_records": entry.n_records,
+        "time": entry.wall_time,
+    }
+
+
+def _learnt(learnt: Learnt, examples: Sequence[Example], learner: Learner) -> Answer:
+    label = learnt.records[0].label
+    return {
+        "label": None if label == BACKGROUND else label,
+        "records": [
+            {
+                "id": record.id,
+                "file": example.provenance.get("file"),
+                "n_windows": record.n_windows,
+                "new": record.id not in learnt.duplicate_ids,
+            }
+            for record, example in zip(learnt.records, examples, strict=True)
+        ],
+        "advice": [{"kind": advice.kind, "message": advice.message} for advice in learnt.advice],
+        "n_records": learner.n_records_of(label),
+    }

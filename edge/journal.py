@@ -1,0 +1,307 @@
+"""The append-only truth: what was taught, ignored, forgotten, renamed, merged, switched and undone.
+
+Each method that writes is one command: it is acknowledged when the method returns, and from then on no power cut takes
+it back. What is known is a fold of the rows (``journal_fold``); how they are kept safe is in ``journal_file``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from edge.clips import ClipStore
+from edge.errors import LabelError, MisuseError, SpaceMismatchError, StateError
+from edge.journal_chain import payload_hash
+from edge.journal_file import Draft, JournalFile
+from edge.journal_fold import Entry, Known
+from edge.journal_reader import ChainReport, JournalReader, KnownRecords, resolve_prefix, space_from_description
+from edge.records import BACKGROUND, Record, embedding_bytes, normalize_label, provenance_bytes
+from edge.snapshot import remove_snapshots
+from edge.space import EmbeddingSpace, canonical_json
+
+MAX_SETTING_BYTES = 1 << 20
+
+__all__ = ["ChainReport", "Journal", "KnownRecords", "TeachOutcome"]
+
+
+@dataclass(frozen=True)
+class TeachOutcome:
+    """Ids that are known now and were not before, and ids that were known already; each in the order given."""
+
+    new_ids: tuple[str, ...]
+    duplicate_ids: tuple[str, ...]
+
+
+def no_crash(point: str) -> None:
+    """What happens at a crash point outside tests."""
+
+
+class Journal(JournalReader):
+    """What a state directory has learnt, and the commands that change it. Use ``Journal.open`` in a ``with``.
+
+    Processes: one writes, any number read beside it; a Journal must not be used on both sides of a fork.
+    """
+
+    @classmethod
+    def open(
+        cls,
+        state_dir: Path,
+        *,
+        space: EmbeddingSpace | None = None,
+        read_only: bool = False,
+        clock: Callable[[], float] = time.time,
+        crash_point: Callable[[str], None] = no_crash,
+    ) -> Journal:
+        """Open a state directory; to write, it is made when it is not there, and no other process may be writing it.
+
+        space: what new records must belong to and what ``records()`` shows unless told otherwise; None: any space.
+        clock: seconds since 1970, kept with each command for people to read; nothing is decided by it.
+        crash_point: called with the name of each write point as it is reached, for tests that kill the process there.
+        Raises StateLockedError (another writer), StateError (not a directory, read-only, full, newer version) and
+        CorruptionError (nothing of it can be read). Damage that leaves something to serve is listed in ``findings``.
+        """
+        file = JournalFile(Path(state_dir), read_only=read_only, clock=clock, crash_point=crash_point)
+        try:
+            file.open()
+            journal = cls(file, space)
+            journal._finish_purge()
+            return journal
+        except BaseException:
+            file.close()
+            raise
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the database and release the writer lock. Closing twice is allowed."""
+        with self._guard:
+            self._file.close()
+
+    # ---- commands ---------------------------------------------------------------------------------------------------
+
+    def teach(self, records: Sequence[Record], *, provenance: Sequence[Mapping[str, Any]]) -> TeachOutcome:
+        """Add examples, all or none; each is a command of its own for undo. What is known already counts once.
+
+        provenance: for each record a JSON object (file, source, start_sample, seconds, event ...).
+        Raises LabelError, MisuseError, SpaceMismatchError, StateError.
+        """
+        if any(record.label == BACKGROUND for record in records):
+            raise LabelError(f"label {BACKGROUND!r} is reserved for ignored sounds; choose another, or use 'ignore'")
+        return self._learn("taught", records, provenance)
+
+    def ignore(self, records: Sequence[Record], *, provenance: Sequence[Mapping[str, Any]]) -> TeachOutcome:
+        """Add what to stay silent on; whatever label the records have becomes BACKGROUND. Otherwise as ``teach``."""
+        return self._learn("ignored", [record.relabel(BACKGROUND) for record in records], provenance)
+
+    def import_records(self, records: Iterable[Record], *, provenance: Mapping[str, Any] | None = None) -> TeachOutcome:
+        """Add the records of another memory as one command. What is known already counts once."""
+        listed = list(records)
+        return self._learn("imported", listed, [provenance or {}] * len(listed))
+
+    def forget(self, label: str, *, purge: bool = False) -> Entry:
+        """Forget every example of ``label`` (BACKGROUND: everything that is ignored).
+
+        purge: also remove the bytes for good, those of earlier examples of this label too. That cannot be undone.
+        Raises LabelError when nothing has that label, MisuseError when other labels hold the same embeddings.
+        """
+        with self._guard:
+            self._refresh()
+            wanted = label if label == BACKGROUND else normalize_label(label)
+            if not purge:
+                return self._command("forgotten", {"label": self._taught(wanted)})
+            live = [known for known in self._state.known.values() if known.label == wanted]
+            elsewhere = {known.content_sha256 for known in self._state.known.values() if known.label != wanted}
+            earlier = {known.content_sha256 for known in self._state.ever.values() if known.label == wanted} - elsewhere
+            if not live and not any(content in self._state.contents for content in earlier):
+                self._taught(wanted)
+            return self._purge({"label": wanted}, live, earlier)
+
+    def forget_record(self, record_id: str, *, purge: bool = False) -> Entry:
+        """Forget one example, named by its id or by 8 or more leading digits of it.
+
+        purge: also remove its bytes for good, which cannot be undone; an example forgotten before can still be purged.
+        Raises MisuseError when there is no such record.
+        """
+        with self._guard:
+            self._refresh()
+            if not purge:
+                return self._command("forgotten", {"records": [resolve_prefix(record_id, self._state.known)]})
+            known = self._state.ever[resolve_prefix(record_id, self._state.ever)]
+            live = [known] if known.id in self._state.known else []
+            if not live and known.content_sha256 not in self._state.contents:
+                raise MisuseError(f"record {known.id} was purged already: there is nothing left of it to remove")
+            return self._purge({"records": [known.id]}, live, {known.content_sha256})
+
+    def rename(self, old: str, new: str) -> Entry:
+        """Give the class ``old`` a name that no class has; its records get new ids. Raises LabelError."""
+        with self._guard:
+            self._refresh()
+            source, target = self._taught(normalize_label(old)), normalize_label(new)
+            if target in self._state.labels:
+                raise LabelError(
+                    f"cannot rename {source!r} to {target!r}: that name is taken; choose another, or make the two one "
+                    f"with merge-classes"
+                )
+            return self._command("renamed", {"from": source, "into": target})
+
+    def merge_classes(self, source: str, target: str) -> Entry:
+        """Make the examples of ``source`` examples of ``target``, which keeps its name. Raises LabelError."""
+        with self._guard:
+            self._refresh()
+            moved, kept = self._taught(normalize_label(source)), self._taught(normalize_label(target))
+            if moved == kept:
+                raise LabelError(f"cannot merge {kept!r} with itself; name two classes")
+            return self._command("merged", {"from": moved, "into": kept})
+
+    def enable(self, label: str, enabled: bool) -> Entry | None:
+        """Switch the detection of a class on or off; None when it is so already. Raises LabelError."""
+        with self._guard:
+            self._refresh()
+            known = self._taught(normalize_label(label))
+            if enabled == (known not in self._state.disabled):
+                return None
+            return self._command("enabled" if enabled else "disabled", {"label": known})
+
+    def undo(self) -> Entry:
+        """Take back the last command that is not taken back yet, and return it. Repeatable; there is no redo.
+
+        Raises StateError when there is none left or a purge stands in the way.
+        """
+        with self._guard:
+            self._refresh()
+            last = self._state.last_command
+            if last is None and self._state.last_purge:
+                raise StateError(
+                    "nothing can be undone: the command before was a purge, and what is purged is gone for good; "
+                    "teach the sound again"
+                )
+            if last is None:
+                raise StateError("nothing can be undone: no command is left to take back; see 'soundkeep history'")
+            self._commit([Draft("undone", {"unit": last.seq})])
+            return self._state.history[last.seq]
+
+    def set_kv(self, key: str, value: Any) -> None:
+        """Keep a JSON value under ``key`` (calibration record, active bundle ...). Undo passes over it."""
+        with self._guard:
+            self._refresh()
+            try:
+                encoded = canonical_json({"key": key, "value": value})
+                before = canonical_json({"key": key, "value": self._state.settings.get(key)})
+            except (TypeError, ValueError) as error:
+                raise MisuseError(
+                    f"setting {key!r} is not plain JSON ({error}); use str, int, float, list and dict"
+                ) from None
+            if len(encoded) > MAX_SETTING_BYTES:
+                raise MisuseError(
+                    f"setting {key!r} is {len(encoded)} bytes of JSON, at most {MAX_SETTING_BYTES} are kept"
+                )
+            if encoded != before:
+                self._commit([Draft("set", {"key": key, "value": value})])
+
+    def _learn(self, action: str, records: Sequence[Record], provenance: Sequence[Mapping[str, Any]]) -> TeachOutcome:
+        if len(records) != len(provenance):
+            raise MisuseError(f"{len(records)} records came with {len(provenance)} provenances; give one for each")
+        with self._guard:
+            self._refresh()
+            drafts: list[Draft] = []
+            new_ids: dict[str, None] = {}
+            duplicate_ids: list[str] = []
+            for record, origin in zip(records, provenance, strict=True):
+                self._check_space(record)
+                if record.id in self._state.known or record.id in new_ids:
+                    duplicate_ids.append(record.id)
+                    continue
+                drafts.append(_learning_draft(action, record, origin, joins=action == "imported" and bool(new_ids)))
+                new_ids[record.id] = None
+            if drafts:
+                self._commit(self._introduction() + drafts)
+            return TeachOutcome(tuple(new_ids), tuple(duplicate_ids))
+
+    def _check_space(self, record: Record) -> None:
+        space = self.space
+        if space is None and record.space_sha256 in self._state.spaces:
+            space = space_from_description(self._state.spaces[record.space_sha256])
+        if space is None:
+            raise SpaceMismatchError(
+                f"no record of embedding space {record.space_sha256[:12]} was ever kept in {self.state_dir}; "
+                f"open the journal with that space to add the first"
+            )
+        if record.space_sha256 != space.sha256 or record.dim != space.dim:
+            raise SpaceMismatchError(
+                f"a record of embedding space {record.space_sha256[:12]} ({record.dim} numbers a window) does not fit "
+                f"space {space.sha256[:12]} ({space.dim} numbers); embed the sound again with the bundle in use"
+            )
+
+    def _introduction(self) -> list[Draft]:
+        if self.space is None or self.space.sha256 in self._state.spaces:
+            return []
+        return [Draft("space", {"sha256": self.space.sha256, "description": asdict(self.space)})]
+
+    def _taught(self, label: str) -> str:
+        if label not in self._state.labels:
+            taught = ", ".join(sorted(self._state.labels - {BACKGROUND})[:20]) or "nothing yet"
+            raise LabelError(f"no sound is known as {label!r}; taught are: {taught}")
+        return label
+
+    def _command(self, action: str, detail: Mapping[str, Any]) -> Entry:
+        row = self._commit([Draft(action, detail)])
+        return self._state.history[row]
+
+    def _commit(self, drafts: Sequence[Draft], *, purged: Sequence[int] = ()) -> int:
+        rows = self._file.append(drafts, purged=purged)
+        for row in rows:
+            self._state.apply(row)
+        return rows[-1].unit
+
+    def _purge(self, detail: dict[str, Any], live: Sequence[Known], contents: Iterable[str]) -> Entry:
+        going = {known.id for known in live}
+        gone = {known.content_sha256 for known in live} | set(contents)
+        for known in self._state.known.values():
+            if known.content_sha256 in gone and known.id not in going:
+                raise MisuseError(
+                    f"cannot purge: record {known.id[:12]} ({known.label!r}) holds the same embeddings; forget it first"
+                )
+        rows = sorted(seq for content in gone for seq in self._state.contents.get(content, ()))
+        unit = self._commit([Draft("forgotten", {**detail, "purged": rows})], purged=rows)
+        self._scrub()
+        return self._state.history[unit]
+
+    def _finish_purge(self) -> None:
+        if self._state.unfinished_purge and self._file.writable:
+            try:
+                self._scrub()
+            except StateError:
+                return  # a reader is in the way or the disk is full: the next opening tries again
+
+    def _scrub(self) -> None:
+        """Remove what a purge deleted wherever it may still lie, and note that it is done."""
+        try:
+            remove_snapshots(self.state_dir)
+            ClipStore(self.state_dir).retain(self._state.contents)
+        except OSError as error:
+            raise StateError(f"what was purged could not be removed everywhere ({error}); purge it again") from error
+        self._file.scrub()
+        self._commit([Draft("scrubbed", {"purge": self._state.unfinished_purge})])
+
+
+def _learning_draft(action: str, record: Record, origin: Mapping[str, Any], *, joins: bool) -> Draft:
+    stored, provenance = embedding_bytes(record.embeddings), provenance_bytes(origin)
+    detail = {
+        "label": record.label,
+        "space": record.space_sha256,
+        "content": record.content_sha256,
+        "windows": record.n_windows,
+        "dim": record.dim,
+    }
+    digest = payload_hash(stored, record.n_windows, record.dim, provenance)
+    return Draft(action, detail, (digest, stored, provenance), joins)

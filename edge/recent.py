@@ -1,0 +1,122 @@
+"""What was heard lately, already embedded: the source of `teach --last` and of `wrong`. Bounded.
+
+Audio itself stays only when the owner keeps clips.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.decision import Event
+from edge.errors import MisuseError, SilenceError
+from edge.hearing import Heard, Levels
+from edge.space import EmbeddingSpace
+from edge.windows import Window
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    start: int
+    embedding: NDArray[np.int16]
+    levels: Levels
+    samples: NDArray[np.float32] | None
+
+
+class RecentSound:
+    """The newest windows of the stream; when full, the oldest leaves. Owned by the loop's thread."""
+
+    def __init__(self, space: EmbeddingSpace, seconds: float, *, keep_audio: bool = False) -> None:
+        self._space = space
+        self._keep_audio = keep_audio
+        self._kept: deque[_Kept] = deque(
+            maxlen=max(1, int(seconds * space.sample_rate / space.hop_length))
+        )
+
+    def push(self, window: Window, embedding: NDArray[np.int16]) -> None:
+        """Keep one window. embedding: (1, d) int16."""
+        samples = window.samples if self._keep_audio else None
+        self._kept.append(_Kept(window.start_sample, embedding, Levels.of(window.samples[None]), samples))
+
+    @property
+    def heard_until(self) -> int:
+        """Sample after the newest window; 0 before the first."""
+        return self._kept[-1].start + self._space.window_length if self._kept else 0
+
+    def last(self, seconds: float) -> Heard:
+        """Return the windows of the last ``seconds``; at least one. Raises SilenceError before the first window."""
+        return self.between(self.heard_until - round(seconds * self._space.sample_rate), self.heard_until)
+
+    def between(self, start_sample: int, end_sample: int) -> Heard:
+        """Return the windows that lie whole in the span; when it is shorter than a window, the newest that meets it."""
+        length = self._space.window_length
+        meeting = [kept for kept in self._kept if kept.start < end_sample and kept.start + length > start_sample]
+        if not meeting:
+            raise SilenceError("nothing was heard in that time; wait until the listener has heard a second of sound")
+        whole = [kept for kept in meeting if kept.start >= start_sample and kept.start + length <= end_sample]
+        return self._heard(whole or meeting[-1:])
+
+    def starting_in(self, first_window: int, last_window: int) -> Heard | None:
+        """Return the windows that start in [first_window, last_window]; None when none is kept any more."""
+        chosen = [kept for kept in self._kept if first_window <= kept.start <= last_window]
+        return self._heard(chosen) if chosen else None
+
+    def _heard(self, chosen: list[_Kept]) -> Heard:
+        levels = [kept.levels for kept in chosen]
+        return Heard(
+            self._space,
+            np.array([kept.start for kept in chosen], dtype=np.int64),
+            np.concatenate([kept.embedding for kept in chosen]),
+            Levels(
+                np.concatenate([x.power for x in levels]),
+                np.concatenate([x.peak for x in levels]),
+                np.concatenate([x.clipped for x in levels]),
+            ),
+            self._audio(chosen),
+        )
+
+    def _audio(self, chosen: list[_Kept]) -> NDArray[np.float32] | None:
+        """The sound of consecutive windows, each sample once; a gap is closed up."""
+        pieces = [kept.samples for kept in chosen if kept.samples is not None]
+        if not pieces:
+            return None
+        return np.concatenate([*(piece[: self._space.hop_length] for piece in pieces[:-1]), pieces[-1]])
+
+
+class RecentEvents:
+    """The newest events with their windows, so that one can be called wrong after its audio has left the ring."""
+
+    def __init__(self, sound: RecentSound, max_events: int) -> None:
+        self._sound = sound
+        self._max_events = max_events
+        self._kept: OrderedDict[str, tuple[Event, Heard | None]] = OrderedDict()
+
+    def emit(self, event: Event) -> None:
+        """Keep an event (an EventSink); its end replaces its beginning."""
+        heard = self._sound.starting_in(event.first_window, event.last_window)
+        self._kept[event.id] = (event, heard)
+        self._kept.move_to_end(event.id)
+        while len(self._kept) > self._max_events:
+            self._kept.popitem(last=False)
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def all(self) -> list[Event]:
+        """The events kept, oldest first."""
+        return [event for event, _ in self._kept.values()]
+
+    def find(self, event_id: str | None) -> tuple[Event, Heard]:
+        """Return an event and its windows; without an id, the newest. Raises MisuseError when there is none."""
+        if not self._kept:
+            raise MisuseError("no event was heard yet; there is nothing to correct")
+        chosen = next(reversed(self._kept)) if event_id is None else event_id
+        if chosen not in self._kept:
+            raise MisuseError(f"event {chosen[:80]!r} is not one of the last {len(self._kept)}; see the ids that `listen` prints")
+        event, heard = self._kept[chosen]
+        if heard is None:
+            raise MisuseError(f"the sound of event {chosen[:80]!r} is not at hand any more; correct it sooner")
+        return event, heard

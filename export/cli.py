@@ -1,0 +1,243 @@
+"""``soundkeep-export``: checkpoints into bundles. Exit codes: 0 done, 1 the world refused, 2 the command was wrong."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edge import __version__
+from edge.errors import ConfigurationError, SoundkeepError
+
+FOLDER = click.Path(path_type=Path)
+
+
+class _Exporter(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SoundkeepError as error:
+            click.echo(f"soundkeep-export: {error}", err=True)
+            ctx.exit(error.exit_code)
+
+
+@click.group(cls=_Exporter)
+@click.version_option(__version__, prog_name="soundkeep-export")
+def main() -> None:
+    """Turn a trained checkpoint into a bundle that devices verify and load."""
+
+
+@main.command()
+@click.argument("checkpoint", type=FOLDER)
+@click.option("--out", type=FOLDER, required=True, help="Folder of the bundle; must not exist yet.")
+@click.option("--name", default="ear", show_default=True)
+@click.option("--version", type=int, default=1, show_default=True, help="A whole number that only ever grows.")
+@click.option("--licence", default="Apache-2.0", show_default=True)
+@click.option("--hop", "hop_length", type=int, default=4000, show_default=True, help="Samples between two windows.")
+@click.option("--int8", is_flag=True, help="Quantise the network (not the front end) to int8.")
+@click.option("--data", multiple=True, metavar="NAME=DIR", help="Clips: to check, calibrate and make the prior with.")
+@click.option("--background", multiple=True, metavar="NAME=DIR", help="Long recordings, for the same.")
+@click.option("--no-prior", is_flag=True, help="Use the recordings for checks only.")
+@click.option("--detection", multiple=True, metavar="KEY=VALUE", help="Default of a read-out or decision setting.")
+@click.option("--model-card", type=click.Path(path_type=Path), help="Markdown to put before the measured figures.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def bundle(
+    checkpoint: Path,
+    out: Path,
+    name: str,
+    version: int,
+    licence: str,
+    hop_length: int,
+    int8: bool,
+    data: tuple[str, ...],
+    background: tuple[str, ...],
+    no_prior: bool,
+    detection: tuple[str, ...],
+    model_card: Path | None,
+    seed: int,
+) -> None:
+    """Export the checkpoint folder CHECKPOINT to a bundle."""
+    from edge.manifest import DetectionDefaults
+    from export.material import parse_sets
+    from export.pack import PackSettings, pack
+
+    settings = PackSettings(
+        name=name,
+        version=version,
+        licence=licence,
+        hop_length=hop_length,
+        int8=int8,
+        data=parse_sets(data),
+        backgrounds=parse_sets(background),
+        with_prior=not no_prior,
+        model_card=_text(model_card) or "",
+        detection=DetectionDefaults(**_detection(detection)),
+        seed=seed,
+    )
+    with _Progress(settings.data, settings.backgrounds, wanted=settings.with_prior) as progress:
+        made, report = pack(checkpoint, out, settings, progress=progress)
+    _say(
+        f"{out}: {made.name} {made.version}, {report.onnx_bytes / 1e6:.1f} MB; differs from the network by "
+        f"{report.parity.max_difference:.1e} on {report.parity.n_windows} windows of {report.material}"
+    )
+    if report.int8 is not None:
+        _say(f"int8 to float32: mean cosine {report.int8.mean_cosine:.5f}, worst {report.int8.min_cosine:.4f}")
+    _answer(
+        {"path": str(out), "sha256": made.sha256, "space": made.space.sha256, **dict(made.manifest.extra["export"])}
+    )
+
+
+@main.command()
+@click.argument("bundle_path", metavar="BUNDLE", type=FOLDER)
+@click.option("--data", multiple=True, metavar="NAME=DIR", help="Clips: windows that carry sound.")
+@click.option("--background", multiple=True, metavar="NAME=DIR", help="Long recordings: every window but silence.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="File for the statistics.")
+@click.option("--threads", type=int, default=1, show_default=True)
+def prior(bundle_path: Path, data: tuple[str, ...], background: tuple[str, ...], out: Path, threads: int) -> None:
+    """Compute prior statistics in the space of BUNDLE."""
+    from edge.bundle import open_bundle
+    from edge.embedder import Embedder
+    from export.material import parse_sets
+    from export.prior import prior_statistics
+
+    clips, backgrounds = parse_sets(data), parse_sets(background)
+    if not clips and not backgrounds:
+        raise ConfigurationError("no recordings given; wanted --data NAME=DIR or --background NAME=DIR at least once")
+    embedder = Embedder(open_bundle(bundle_path), threads=threads)
+    with _Progress(clips, backgrounds) as progress:
+        report = prior_statistics(embedder, clips, backgrounds, progress=progress)
+    try:
+        out.write_bytes(report.statistics.to_bytes())
+    except OSError as e:
+        raise ConfigurationError(f"{out} cannot be written: {e.strerror or e}; choose another file") from e
+    _say(f"{out}: {report.n_windows} windows of {report.n_files} files, {len(report.statistics.labels)} classes")
+    _answer(
+        {
+            "path": str(out),
+            "statistics_sha256": report.statistics.sha256,
+            "n_files": report.n_files,
+            "n_windows": report.n_windows,
+            "n_classes": len(report.statistics.labels),
+            "seconds": round(report.seconds),
+        }
+    )
+
+
+@main.command()
+@click.argument("bundle_path", metavar="BUNDLE", type=FOLDER)
+@click.option("--out", type=FOLDER, required=True, help="Folder of the new bundle; must not exist yet.")
+@click.option("--name")
+@click.option("--version", type=int)
+@click.option("--prior", "prior_path", type=click.Path(path_type=Path), help="File that `prior` wrote.")
+@click.option("--detection", multiple=True, metavar="KEY=VALUE", help="Default of a setting; KEY= removes it.")
+@click.option("--model-card", type=click.Path(path_type=Path), help="Markdown that replaces the model card.")
+def amend(
+    bundle_path: Path,
+    out: Path,
+    name: str | None,
+    version: int | None,
+    prior_path: Path | None,
+    detection: tuple[str, ...],
+    model_card: Path | None,
+) -> None:
+    """Copy BUNDLE with another prior, other defaults or another model card. The ear and its space stay the same."""
+    from edge.bundle import open_bundle
+    from export.pack import amend as amended
+    from export.pack import read_prior
+
+    made = amended(
+        open_bundle(bundle_path),
+        out,
+        name=name,
+        version=version,
+        prior=None if prior_path is None else read_prior(prior_path, bundle_path),
+        detection=_detection(detection),
+        model_card=_text(model_card),
+    )
+    _answer({"path": str(out), "sha256": made.sha256, "space": made.space.sha256})
+
+
+@main.command()
+@click.argument("bundles", metavar="BUNDLE...", type=FOLDER, nargs=-1, required=True)
+@click.option("--data", multiple=True, required=True, metavar="NAME=DIR", help="Sets of <class>/<clip>.")
+@click.option("--threads", type=int, default=1, show_default=True)
+def accuracy(bundles: tuple[Path, ...], data: tuple[str, ...], threads: int) -> None:
+    """Measure a linear read-out of each BUNDLE on held-out groups: what int8 costs, which ear is better."""
+    from edge.bundle import open_bundle
+    from edge.embedder import Embedder
+    from export.loss import readout_accuracies
+    from export.material import parse_sets
+
+    for path in bundles:
+        results = readout_accuracies(Embedder(open_bundle(path), threads=threads), parse_sets(data))
+        _answer({"path": str(path), "sets": [asdict(r) for r in results]})
+
+
+def _detection(pairs: tuple[str, ...]) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        try:
+            settings[key] = json.loads(value) if value else None
+        except ValueError:
+            separator = ""
+        if not separator:
+            raise ConfigurationError(f"--detection is {pair!r}; wanted KEY=NUMBER, such as threshold=5.5")
+    from dataclasses import fields
+
+    from edge.manifest import DetectionDefaults
+
+    known = [f.name for f in fields(DetectionDefaults)]
+    for key in settings.keys() - set(known):
+        raise ConfigurationError(f"--detection has no setting {key!r}; wanted one of {', '.join(known)}")
+    return settings
+
+
+def _text(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigurationError(f"{path} cannot be read as text: {e}; check the path") from e
+
+
+class _Progress:
+    """A bar over the recordings on stderr, only when a person watches."""
+
+    def __init__(self, *sets: Any, wanted: bool = True) -> None:
+        self._sets = sets
+        self._wanted = wanted and sys.stderr.isatty()
+
+    def __enter__(self) -> _Progress:
+        if self._wanted:
+            from tqdm import tqdm
+
+            from export.prior import count_recordings
+
+            self._bar = tqdm(total=count_recordings(*self._sets), unit="file", leave=False)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._wanted:
+            self._bar.close()
+
+    def __call__(self, path: Path) -> None:
+        if self._wanted:
+            self._bar.update()
+
+
+def _say(words: str) -> None:
+    click.echo(words, err=True)
+
+
+def _answer(value: dict[str, Any]) -> None:
+    click.echo(json.dumps(value, sort_keys=True))
+
+
+if __name__ == "__main__":
+    main()
