@@ -16,7 +16,7 @@ PACKAGES = ("numpy", "scipy", "onnxruntime", "scikit-learn", "river", "torch", "
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return what a reader needs to judge a timing: processor, cores, load, Python and package versions, BLAS threads."""
+    """Return what a reader needs to judge a timing: processor, load, versions, BLAS threads."""
     versions = {}
     for package in PACKAGES:
         try:

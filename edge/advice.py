@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.hearing import Example
+from edge.near_duplicates import NEARLY_EQUAL, mean_direction
+from edge.records import Record
 
 TOO_QUIET_DBFS = -50.0
 CLIPPED_SHARE = 0.005
-NEAR_DUPLICATE_COSINE = 0.995
 LITTLE_VARIATION_COSINE = 0.99
 SIMILAR_SHARE = 0.85
 LITTLE_VARIATION_RECORDS = 3
@@ -30,20 +31,15 @@ class Advice:
     message: str
 
 
-def mean_direction(embeddings: NDArray[np.int16]) -> NDArray[np.float32]:
-    """Unit mean of one record's windows. embeddings: (n, d) int16. Returns (d,) float32."""
-    mean = embeddings.astype(np.float64).mean(axis=0)
-    norm = math.sqrt(float(mean @ mean))
-    return np.asarray(mean / norm if norm > 0.0 else mean, dtype=np.float32)
-
-
 def about_level(example: Example) -> list[Advice]:
     """Too quiet or clipped: what the ear met, whatever is known."""
     advice = []
     loudest_dbfs = 10.0 * math.log10(max(float(example.levels.power.max(initial=0.0)), 1e-20))
     if loudest_dbfs < TOO_QUIET_DBFS:
         advice.append(
-            Advice("too_quiet", f"{example.name} is quiet: {loudest_dbfs:.0f} dBFS at its loudest; come closer if you can")
+            Advice(
+                "too_quiet", f"{example.name} is quiet: {loudest_dbfs:.0f} dBFS at its loudest; come closer if you can"
+            )
         )
     clipped = float(example.levels.clipped.max(initial=0.0))
     if clipped > CLIPPED_SHARE:
@@ -53,21 +49,19 @@ def about_level(example: Example) -> list[Advice]:
     return advice
 
 
-def about_likeness(
-    name: str, embeddings: NDArray[np.int16], known: Mapping[str, NDArray[np.float32]], own_id: str
-) -> list[Advice]:
+def about_likeness(name: str, record: Record, known: Mapping[str, NDArray[np.float64]]) -> list[Advice]:
     """The same as, or nearly the same as, a record of its class that is known already.
 
-    embeddings: (n, d) int16. known: record id -> (d,) unit mean. own_id: id that these embeddings have as a record.
+    known: record id -> ``mean_direction`` (d,).
     """
-    if own_id in known:
+    if record.id in known:
         return [Advice("duplicate", f"{name} is known already: the same example counts once")]
     if not known:
         return []
     ids = list(known)
-    cosines = np.stack([known[i] for i in ids]) @ mean_direction(embeddings)
+    cosines = np.stack([known[i] for i in ids]) @ mean_direction(record)
     best = int(np.argmax(cosines))
-    if cosines[best] < NEAR_DUPLICATE_COSINE:
+    if cosines[best] < NEARLY_EQUAL:
         return []
     sentence = f"{name} is nearly the same recording as record {ids[best][:12]}; another recording teaches more"
     return [Advice("near_duplicate", sentence)]
@@ -95,8 +89,8 @@ def about_class(
     return [Advice("similar_class", sentence)]
 
 
-def about_variation(label: str, directions: NDArray[np.float32]) -> list[Advice]:
-    """All examples of a class alike. directions: (n, d) float32, unit means of its records."""
+def about_variation(label: str, directions: NDArray[np.float64]) -> list[Advice]:
+    """All examples of a class alike. directions: (n, d), mean directions of its records."""
     if len(directions) < LITTLE_VARIATION_RECORDS:
         return []
     lowest = float(np.min(directions @ directions.T))

@@ -302,5 +302,3 @@ async def _broken(request: Request, error: Exception) -> Response:
 
 def _refusal(status: int, sentence: str, kind: str, exit_code: int) -> Response:
     return JSONResponse({"error": sentence, "kind": kind, "exit_code": exit_code}, status)
-
-

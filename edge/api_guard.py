@@ -47,7 +47,9 @@ class Guard:
         for origin in (_text(value) for value in found.get(b"origin", [])):
             scheme, _, host = origin.partition("://")
             if scheme != "http" or not self._is_us(host):
-                return Refusal(403, f"requests from the origin {origin[:80]!r} are refused; use this listener's own pages")
+                return Refusal(
+                    403, f"requests from the origin {origin[:80]!r} are refused; use this listener's own pages"
+                )
         token = self.token.encode("utf-8")
         if not any(hmac.compare_digest(token, offered) for offered in _offered(found, subprotocols)):
             return Refusal(

@@ -43,10 +43,14 @@ def example_from_json(value: Mapping[str, Any], space: EmbeddingSpace) -> Exampl
     try:
         data = base64.b64decode(value["embeddings"], validate=True)
     except (TypeError, ValueError, binascii.Error) as error:
-        raise MisuseError("the embeddings of an example are not base64; send little-endian int16, row after row") from error
+        raise MisuseError(
+            "the embeddings of an example are not base64; send little-endian int16, row after row"
+        ) from error
     n_windows, rest = divmod(len(data), 2 * space.dim)
     if rest or n_windows == 0:
-        raise MisuseError(f"an example has {len(data)} bytes of embeddings; wanted a multiple of {2 * space.dim}, above 0")
+        raise MisuseError(
+            f"an example has {len(data)} bytes of embeddings; wanted a multiple of {2 * space.dim}, above 0"
+        )
     embeddings = np.frombuffer(data, dtype="<i2").astype(np.int16).reshape(n_windows, space.dim)
     if not isinstance(value["provenance"], dict):
         raise MisuseError("the provenance of an example is not a JSON object; send one, empty if need be")

@@ -82,5 +82,7 @@ def open_backbone(state_dir: Path, option: str | None) -> Bundle:
     """Open and verify the backbone to use. option: value of --bundle, a folder or a listed name."""
     path = chosen_path(state_dir) if option is None else find_backbone(state_dir, option)
     if not path.is_dir():
-        raise BundleError(f"the backbone folder {path} is missing; pass --bundle DIR or choose with `soundkeep backbone use`")
+        raise BundleError(
+            f"the backbone folder {path} is missing; pass --bundle DIR or choose with `soundkeep backbone use`"
+        )
     return open_bundle(path)

@@ -59,9 +59,7 @@ def classify_sound(
     return Classified(whole.label, whole.score, whole.scores, events, embedder.space.sample_rate)
 
 
-def _events(
-    heard: Heard, labels: Sequence[str], z: NDArray[np.float64], settings: DecisionSettings
-) -> list[Event]:
+def _events(heard: Heard, labels: Sequence[str], z: NDArray[np.float64], settings: DecisionSettings) -> list[Event]:
     space = heard.space
     decider = Decider(
         settings, sample_rate=space.sample_rate, window_length=space.window_length, hop_length=space.hop_length

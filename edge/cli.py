@@ -63,7 +63,9 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--state", metavar="DIR", help="Where what was learnt is kept (else SOUNDKEEP_STATE, else your own folder).")
+@click.option(
+    "--state", metavar="DIR", help="Where what was learnt is kept (else SOUNDKEEP_STATE, else your own folder)."
+)
 @click.option("--bundle", metavar="DIR", help="The backbone to use, a folder or a name of `backbone list`.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line on stdout.")
 @click.version_option(__version__, prog_name="soundkeep")

@@ -98,7 +98,9 @@ class ListenerClient:
         try:
             value = response.json()
         except ValueError as error:
-            raise ApiError(f"the listener at {self.presence.url} answered {response.status_code} without JSON") from error
+            raise ApiError(
+                f"the listener at {self.presence.url} answered {response.status_code} without JSON"
+            ) from error
         if response.status_code in good and isinstance(value, dict):
             return value
         raise _refusal(value, response.status_code)

@@ -101,7 +101,7 @@ class DecisionOverrides:
         for label, threshold in self.per_class.items():
             if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not math.isfinite(threshold):
                 raise ConfigurationError(
-                    f"decision.per_class.{label} is {threshold!r}; wanted a finite number; correct it in {SETTINGS_NAME}"
+                    f"decision.per_class.{label} is {threshold!r}; wanted a finite number; correct {SETTINGS_NAME}"
                 )
 
 
@@ -116,7 +116,7 @@ class Settings:
 
 
 def state_directory(option: str | None, environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the state directory: the option, else SOUNDKEEP_STATE, else systemd's STATE_DIRECTORY, else the user's own."""
+    """Return the directory to use: the option, SOUNDKEEP_STATE, systemd's STATE_DIRECTORY or the user's own, in that order."""
     if option is not None:
         chosen = option
     elif environ.get("SOUNDKEEP_STATE"):
@@ -166,7 +166,8 @@ def _from_table(kind: type[_T], table: Mapping[str, Any], where: str) -> _T:
     for name in table:
         if name not in known:
             raise ConfigurationError(
-                f"{where}{name} is not a setting; known are {', '.join(where + k for k in known)}; correct {SETTINGS_NAME}"
+                f"{where}{name} is not a setting; known are {', '.join(where + k for k in known)}; "
+                f"correct {SETTINGS_NAME}"
             )
     return kind(**{name: _value(known[name], value, where + name) for name, value in table.items()})
 

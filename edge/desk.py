@@ -12,13 +12,11 @@ from typing import Any, Protocol
 
 from edge.backbones import remember_backbone
 from edge.clips import ClipStore
-from edge.errors import SpaceMismatchError
 from edge.hearing import Example
 from edge.journal_fold import Entry
 from edge.learner import Learner, Learnt
 from edge.memory_file import decode_memory
 from edge.records import BACKGROUND
-from edge.space import EmbeddingSpace
 
 Answer = dict[str, Any]
 
@@ -79,8 +77,7 @@ class LocalDesk:
         return _entry(self._learner.undo())
 
     def import_memory(self, data: bytes) -> Answer:
-        space, records = decode_memory(data)
-        check_space(space, self._learner.space.embedding, what="the memory")
+        _, records = decode_memory(data, expected=self._learner.space.embedding)
         imported = self._learner.import_records(records, provenance={"source": "import"})
         return {
             "n_records": len(records),
@@ -92,21 +89,11 @@ class LocalDesk:
     def use_backbone(self, path: str) -> Answer:
         return remember_backbone(self._learner.journal.state_dir, Path(path))
 
-
     def _learnt(self, learnt: Learnt, examples: Sequence[Example]) -> Answer:
         for record, example in zip(learnt.records, examples, strict=True):
             if self._clips is not None and example.samples is not None:
                 self._clips.keep(record.content_sha256, example.samples, example.space.sample_rate)
         return _learnt(learnt, examples, self._learner)
-
-
-def check_space(got: EmbeddingSpace, wanted: EmbeddingSpace, *, what: str) -> None:
-    """Raise SpaceMismatchError unless both are one space."""
-    if got.sha256 != wanted.sha256:
-        raise SpaceMismatchError(
-            f"{what} lives in the embedding space {got.sha256[:12]} ({got.dim} numbers), this device hears in "
-            f"{wanted.sha256[:12]} ({wanted.dim} numbers); use the bundle that it was taught with"
-        )
 
 
 def history_answer(learner: Learner) -> list[Answer]:

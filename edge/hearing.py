@@ -123,7 +123,7 @@ def _example(heard: Heard, chosen: NDArray[np.bool_], provenance: Mapping[str, A
     if not chosen.any():
         name = provenance.get("file") or provenance.get("source") or "the sound"
         raise SilenceError(
-            f"{name} is digital silence (no sample reaches 1/32768); wanted a sound to learn; check the microphone or file"
+            f"{name} is digital silence (no sample reaches 1/32768); wanted a sound; check the microphone or the file"
         )
     return Example(heard.space, heard.embeddings[chosen], heard.levels[chosen], dict(provenance), heard.samples)
 

@@ -17,7 +17,7 @@ from edge.clips import ClipStore
 from edge.errors import LabelError, MisuseError, SpaceMismatchError, StateError
 from edge.journal_chain import payload_hash
 from edge.journal_file import Draft, JournalFile
-from edge.journal_fold import Entry, Known
+from edge.journal_fold import Entry, Known, State
 from edge.journal_reader import ChainReport, JournalReader, KnownRecords, resolve_prefix, space_from_description
 from edge.records import BACKGROUND, Record, embedding_bytes, normalize_label, provenance_bytes
 from edge.snapshot import remove_snapshots
@@ -89,24 +89,30 @@ class Journal(JournalReader):
 
     # ---- commands ---------------------------------------------------------------------------------------------------
 
-    def teach(self, records: Sequence[Record], *, provenance: Sequence[Mapping[str, Any]]) -> TeachOutcome:
-        """Add examples, all or none; each is a command of its own for undo. What is known already counts once.
+    def teach(
+        self, records: Sequence[Record], *, provenance: Sequence[Mapping[str, Any]], one_command: bool = False
+    ) -> TeachOutcome:
+        """Add examples, all or none. What is known already counts once.
 
         provenance: for each record a JSON object (file, source, start_sample, seconds, event ...).
+        one_command: undo takes all of them back together; else each is a command of its own.
         Raises LabelError, MisuseError, SpaceMismatchError, StateError.
         """
         if any(record.label == BACKGROUND for record in records):
             raise LabelError(f"label {BACKGROUND!r} is reserved for ignored sounds; choose another, or use 'ignore'")
-        return self._learn("taught", records, provenance)
+        return self._learn("taught", records, provenance, one_command=one_command)
 
-    def ignore(self, records: Sequence[Record], *, provenance: Sequence[Mapping[str, Any]]) -> TeachOutcome:
+    def ignore(
+        self, records: Sequence[Record], *, provenance: Sequence[Mapping[str, Any]], one_command: bool = False
+    ) -> TeachOutcome:
         """Add what to stay silent on; whatever label the records have becomes BACKGROUND. Otherwise as ``teach``."""
-        return self._learn("ignored", [record.relabel(BACKGROUND) for record in records], provenance)
+        relabelled = [record.relabel(BACKGROUND) for record in records]
+        return self._learn("ignored", relabelled, provenance, one_command=one_command)
 
     def import_records(self, records: Iterable[Record], *, provenance: Mapping[str, Any] | None = None) -> TeachOutcome:
         """Add the records of another memory as one command. What is known already counts once."""
         listed = list(records)
-        return self._learn("imported", listed, [provenance or {}] * len(listed))
+        return self._learn("imported", listed, [provenance or {}] * len(listed), one_command=True)
 
     def forget(self, label: str, *, purge: bool = False) -> Entry:
         """Forget every example of ``label`` (BACKGROUND: everything that is ignored).
@@ -115,7 +121,7 @@ class Journal(JournalReader):
         Raises LabelError when nothing has that label, MisuseError when other labels hold the same embeddings.
         """
         with self._guard:
-            self._refresh()
+            self._prepare()
             wanted = label if label == BACKGROUND else normalize_label(label)
             if not purge:
                 return self._command("forgotten", {"label": self._taught(wanted)})
@@ -133,7 +139,7 @@ class Journal(JournalReader):
         Raises MisuseError when there is no such record.
         """
         with self._guard:
-            self._refresh()
+            self._prepare()
             if not purge:
                 return self._command("forgotten", {"records": [resolve_prefix(record_id, self._state.known)]})
             known = self._state.ever[resolve_prefix(record_id, self._state.ever)]
@@ -145,7 +151,7 @@ class Journal(JournalReader):
     def rename(self, old: str, new: str) -> Entry:
         """Give the class ``old`` a name that no class has; its records get new ids. Raises LabelError."""
         with self._guard:
-            self._refresh()
+            self._prepare()
             source, target = self._taught(normalize_label(old)), normalize_label(new)
             if target in self._state.labels:
                 raise LabelError(
@@ -157,7 +163,7 @@ class Journal(JournalReader):
     def merge_classes(self, source: str, target: str) -> Entry:
         """Make the examples of ``source`` examples of ``target``, which keeps its name. Raises LabelError."""
         with self._guard:
-            self._refresh()
+            self._prepare()
             moved, kept = self._taught(normalize_label(source)), self._taught(normalize_label(target))
             if moved == kept:
                 raise LabelError(f"cannot merge {kept!r} with itself; name two classes")
@@ -166,7 +172,7 @@ class Journal(JournalReader):
     def enable(self, label: str, enabled: bool) -> Entry | None:
         """Switch the detection of a class on or off; None when it is so already. Raises LabelError."""
         with self._guard:
-            self._refresh()
+            self._prepare()
             known = self._taught(normalize_label(label))
             if enabled == (known not in self._state.disabled):
                 return None
@@ -178,7 +184,7 @@ class Journal(JournalReader):
         Raises StateError when there is none left or a purge stands in the way.
         """
         with self._guard:
-            self._refresh()
+            self._prepare()
             last = self._state.last_command
             if last is None and self._state.last_purge:
                 raise StateError(
@@ -193,7 +199,7 @@ class Journal(JournalReader):
     def set_kv(self, key: str, value: Any) -> None:
         """Keep a JSON value under ``key`` (calibration record, active bundle ...). Undo passes over it."""
         with self._guard:
-            self._refresh()
+            self._prepare()
             try:
                 encoded = canonical_json({"key": key, "value": value})
                 before = canonical_json({"key": key, "value": self._state.settings.get(key)})
@@ -208,11 +214,18 @@ class Journal(JournalReader):
             if encoded != before:
                 self._commit([Draft("set", {"key": key, "value": value})])
 
-    def _learn(self, action: str, records: Sequence[Record], provenance: Sequence[Mapping[str, Any]]) -> TeachOutcome:
+    def _learn(
+        self,
+        action: str,
+        records: Sequence[Record],
+        provenance: Sequence[Mapping[str, Any]],
+        *,
+        one_command: bool,
+    ) -> TeachOutcome:
         if len(records) != len(provenance):
             raise MisuseError(f"{len(records)} records came with {len(provenance)} provenances; give one for each")
         with self._guard:
-            self._refresh()
+            self._prepare()
             drafts: list[Draft] = []
             new_ids: dict[str, None] = {}
             duplicate_ids: list[str] = []
@@ -221,11 +234,15 @@ class Journal(JournalReader):
                 if record.id in self._state.known or record.id in new_ids:
                     duplicate_ids.append(record.id)
                     continue
-                drafts.append(_learning_draft(action, record, origin, joins=action == "imported" and bool(new_ids)))
+                drafts.append(_learning_draft(action, record, origin, joins=one_command and bool(new_ids)))
                 new_ids[record.id] = None
             if drafts:
                 self._commit(self._introduction() + drafts)
             return TeachOutcome(tuple(new_ids), tuple(duplicate_ids))
+
+    def _prepare(self) -> None:
+        if self._file.settle():
+            self._state = State.fold(self._file.rows)
 
     def _check_space(self, record: Record) -> None:
         space = self.space

@@ -120,6 +120,8 @@ def examine(state_dir: Path, *, heal: bool) -> Examination:
     except (sqlite3.Error, StateError) as error:
         if isinstance(error, StateError) and not isinstance(error, CorruptionError):
             raise
+        if isinstance(error, sqlite3.OperationalError) and not wrong:
+            raise  # the bytes are as they should be: it is the disk, or there is no room beside them
         findings.append(Finding("file", f"{DATABASE} cannot be read as a whole: {error}"))
         first_look, lines = [], []
     saved = _saved(database, mark, lines)

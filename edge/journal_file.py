@@ -23,6 +23,7 @@ from edge.journal_examination import (
     DATABASE,
     MARK,
     SUMS,
+    Examination,
     check_payloads,
     check_sums,
     examine,
@@ -110,22 +111,32 @@ class JournalFile:
 
     def _examine(self) -> None:
         seen = examine(self.state_dir, heal=not self.read_only)
-        self._store, self.rows, self.unreadable = seen.store, seen.rows, frozenset(seen.unreadable)
-        self.findings += tuple(seen.findings)
         self._data_version = seen.store.data_version()
+        if not self.read_only and not seen.broken:
+            seen.store = self._continued(seen)
+        self._store, self.rows, self.unreadable = seen.store, seen.rows, frozenset(seen.unreadable)
+        self.findings = tuple(dict.fromkeys((*self.findings, *seen.findings)))
         if seen.broken:
             self._unusable = (
                 f"{self._database} is damaged ({seen.findings[-1].message}): what is intact is served, but nothing can "
                 f"be added; save it with 'soundkeep memory export', and import that into a fresh state directory"
             )
-        elif not self.read_only:
-            self._store = Store.open_writer(self._database)
+
+    def _continued(self, seen: Examination) -> Store:
+        """Open for writing what was examined, and bring the files beside it up to date."""
+        store = Store.open_writer(self._database)
+        try:
             seen.store.close()
-            if seen.altered or not (self.state_dir / SUMS).exists() or any(f.part == "sums" for f in seen.findings):
+            if seen.altered or any(finding.part == "sums" for finding in seen.findings):
                 write_sums(self.state_dir / SUMS, self._database, log_of(self._database), anew=True)
-            if seen.mark is None or seen.mark.seq < self.last[0]:
-                write_file(self.state_dir / MARK, [Mark(*self.last).to_bytes()])
+            last = Mark(seen.rows[-1].seq, seen.rows[-1].hash) if seen.rows else Mark()
+            if seen.mark is None or seen.mark.seq < last.seq:
+                write_file(self.state_dir / MARK, [last.to_bytes()])
             self._crash_point("opened for writing")
+        except BaseException:
+            store.close(keep_log=True)
+            raise
+        return store
 
     def close(self) -> None:
         """Move the log into the database, close it and release the lock. Closing twice is allowed."""
@@ -141,8 +152,9 @@ class JournalFile:
     def _close_written(self, store: Store) -> None:
         keep_log = True
         try:
-            self._move_log(store)
-            keep_log = False
+            if not self._in_doubt:
+                self._move_log(store)
+                keep_log = False
         except (OSError, ValueError, sqlite3.Error):
             pass  # a full disk: the log stays as it is, and the next opening finds everything in it
         store.close(keep_log=keep_log)
@@ -173,29 +185,36 @@ class JournalFile:
     # ---- reading ----------------------------------------------------------------------------------------------------
 
     def refresh(self) -> bool:
-        """Take in what is new: for a reader, what a writer has committed; for a writer, what became of a command whose
-        commit ended in a disk error. True when ``rows`` may have changed."""
+        """For a reader: take in what a writer has committed since; True when ``rows`` changed. Raises StateError."""
+        if not self.read_only:
+            return False
         try:
-            if self.read_only:
-                return self._follow()
-            if self._in_doubt:
-                self.store.close(keep_log=True)
-                self._examine()
-                self._in_doubt = False
-                return True
+            store = self.store
+            version = store.data_version()
+            if version == self._data_version:
+                return False
+            mark, _ = read_mark(self.state_dir)
+            self.rows, findings = check_chain(store.lines(), mark)
+            self.findings = tuple(dict.fromkeys((*self.findings, *findings)))
+            self._data_version = version
         except (OSError, sqlite3.Error) as error:
             raise self._refused(error, "read") from error
-        return False
+        return True
 
-    def _follow(self) -> bool:
-        store = self.store
-        version = store.data_version()
-        if version == self._data_version:
+    def settle(self) -> bool:
+        """For a writer: after a commit that ended in a disk error, open anew and see what became of it.
+
+        True when ``rows`` may have changed. Raises StateError as long as the disk refuses.
+        """
+        if not self._in_doubt:
             return False
-        mark, _ = read_mark(self.state_dir)
-        self.rows, findings = check_chain(store.lines(), mark)
-        self.findings = tuple(dict.fromkeys((*self.findings, *findings)))
-        self._data_version = version
+        before = self.store
+        try:
+            self._examine()
+        except (OSError, sqlite3.Error) as error:
+            raise self._refused(error, "opened") from error
+        before.close()
+        self._in_doubt = False
         return True
 
     def verify(self) -> tuple[Mark | None, list[Finding]]:

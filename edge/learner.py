@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.advice import Advice, about_class, about_level, about_likeness, about_variation, mean_direction
+from edge.advice import Advice, about_class, about_level, about_likeness, about_variation
 from edge.errors import CorruptionError, NotExactError, SpaceMismatchError, StateError
 from edge.heads import Background, DetectionHead
 from edge.hearing import Example
 from edge.journal import Journal
 from edge.journal_fold import Entry
-from edge.journal_reader import JournalReader, KnownRecords
+from edge.journal_reader import KnownRecords
+from edge.near_duplicates import mean_direction, near_duplicates
 from edge.readout import Readout
 from edge.records import BACKGROUND, Record, normalize_label
 from edge.snapshot import restore_statistics, save_snapshot, sum_of
@@ -83,7 +84,7 @@ class Learner:
         self._disabled = journal.disabled_labels()
         self._damaged: set[str] = set()
         self._taught, self._ignored = self._folded()
-        self._directions: dict[str, dict[str, NDArray[np.float32]]] = {}
+        self._directions: dict[str, dict[str, Array]] = {}
         self._fitted: DetectionHead | None = None
         self._serving: DetectionHead | None = None
         self._live: RecursiveHead | None = None
@@ -140,22 +141,26 @@ class Learner:
     # ---- commands ---------------------------------------------------------------------------------------------------
 
     def teach(self, label: str, examples: Sequence[Example]) -> Learnt:
-        """Learn examples of one class, all or none. Raises LabelError, SpaceMismatchError, StateError."""
+        """Learn examples of one class, all or none, as one command for undo.
+
+        Raises LabelError, SpaceMismatchError, StatisticsOverflowError, StateError.
+        """
         name = normalize_label(label)
-        return self._learn(name, examples, lambda r, p: self.journal.teach(r, provenance=p))
+        return self._learn(name, examples, lambda r, p: self.journal.teach(r, provenance=p, one_command=True))
 
     def ignore(self, examples: Sequence[Example]) -> Learnt:
-        """Learn what to stay silent on, all or none. Raises SpaceMismatchError, StateError."""
-        return self._learn(BACKGROUND, examples, lambda r, p: self.journal.ignore(r, provenance=p))
+        """Learn what to stay silent on, all or none, as one command. Raises SpaceMismatchError, StateError."""
+        return self._learn(BACKGROUND, examples, lambda r, p: self.journal.ignore(r, provenance=p, one_command=True))
 
     def import_records(self, records: Sequence[Record], *, provenance: Mapping[str, Any]) -> Imported:
         """Learn the records of another memory, as one command. Raises SpaceMismatchError, StateError."""
         for record in records:
             self._check_space(record.space_sha256, "the memory")
-        known = {label: dict(self._directions_of(label)) for label in {record.label for record in records}}
+        before = self._records
         new = self._add(records, lambda: self.journal.import_records(records, provenance=provenance))
-        near = sum(1 for record in new if about_likeness("", record.embeddings, known[record.label], record.id))
-        return Imported(tuple(record.id for record in new), near)
+        readable = (record for i in before if (record := self._load(before, i)) is not None)
+        near = {pair.id for pair in near_duplicates(new, readable)}
+        return Imported(tuple(record.id for record in new), len(near))
 
     def forget(self, label: str, *, purge: bool = False) -> Entry:
         """Forget a class. Raises LabelError."""
@@ -190,8 +195,12 @@ class Learner:
     def head(self) -> DetectionHead:
         """The head fitted from the statistics: what `classify` and a restart use."""
         if self._fitted is None:
-            self._fitted = self.readout.fitted(self._taught.snapshot(), self._ignored.snapshot(), self._prior)
+            self._fitted = self.fitted_anew()
         return self._fitted
+
+    def fitted_anew(self) -> DetectionHead:
+        """Solve the head from the statistics, whatever was fitted before."""
+        return self.readout.fitted(self._taught.snapshot(), self._ignored.snapshot(), self._prior)
 
     def judge(self, embeddings: NDArray[np.int16]) -> tuple[tuple[str, ...], Array]:
         """Labels (k,) of the enabled classes and their z values (n, k). embeddings: (n, d) int16.
@@ -250,13 +259,13 @@ class Learner:
         return Learnt(tuple(records), frozenset(r.id for r in records if r.id not in new_ids), tuple(advice))
 
     def _advice_on_likeness(
-        self, label: str, examples: Sequence[Example], records: Sequence[Record], known: Mapping[str, NDArray[np.float32]]
+        self, label: str, examples: Sequence[Example], records: Sequence[Record], known: Mapping[str, Array]
     ) -> list[Advice]:
         advice: list[Advice] = []
         seen = dict(known)
         for example, record in zip(examples, records, strict=True):
-            advice += about_likeness(example.name, record.embeddings, seen, record.id)
-            seen[record.id] = mean_direction(record.embeddings)
+            advice += about_likeness(example.name, record, seen)
+            seen[record.id] = mean_direction(record)
             head = self._serving or self._read_out()
             z = head.z(self.space.features(record.embeddings)[0]).mean(axis=0)
             own_z = -2.0 * head.bias / head.gain
@@ -279,7 +288,7 @@ class Learner:
         self._records = self.journal.records(self.space.embedding.sha256)
         for record in new.values():
             if record.label in self._directions:
-                self._directions[record.label][record.id] = mean_direction(record.embeddings)
+                self._directions[record.label][record.id] = mean_direction(record)
         self._fitted = self._serving = None
         self.generation += 1
         if self._live is not None:
@@ -324,7 +333,7 @@ class Learner:
             self._live = self.readout.recursive(self._taught.snapshot(), self._ignored.snapshot(), self._prior)
 
     def _folded(self) -> tuple[StatisticsAccumulator, StatisticsAccumulator]:
-        """Sums of what was taught and of what is ignored: from the snapshot and what changed since, else from records."""
+        """Sums of what was taught and of what is ignored, where possible from the snapshot and what changed since."""
         ignored_ids = [i for i in self._records if self._records.about(i).label == BACKGROUND]
         try:
             total = restore_statistics(self.journal, self.space).statistics
@@ -346,12 +355,12 @@ class Learner:
             features, _ = self.space.features(record.embeddings)
             self._live.update(features, record.label)
 
-    def _directions_of(self, label: str) -> dict[str, NDArray[np.float32]]:
+    def _directions_of(self, label: str) -> dict[str, Array]:
         """Unit means of a class's records by id, read once and then kept."""
         if label not in self._directions:
             of_class = (i for i in self._records if self._records.about(i).label == label)
             loaded = {i: self._load(self._records, i) for i in of_class}
-            self._directions[label] = {i: mean_direction(r.embeddings) for i, r in loaded.items() if r is not None}
+            self._directions[label] = {i: mean_direction(r) for i, r in loaded.items() if r is not None}
         return self._directions[label]
 
     def _count(self, record: Record, sign: int) -> None:

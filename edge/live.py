@@ -1,7 +1,7 @@
 """What an outsider may ask of a running listener. The API translates to and from it; nothing here knows HTTP.
 
-Commands run on the loop's thread, through ``call``. ``health``, ``metrics_page`` and ``heard_until`` may be read from any
-thread, so that a listener that hangs can still say so.
+Commands run on the loop's thread, through ``call``. ``health``, ``metrics_page`` and ``heard_until`` may be read from
+any thread, so that a listener that hangs can still say so.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class LiveListener(LocalDesk):
         return [event_object(event, self.space.sample_rate) for event in self._parts.recent_events.all()]
 
     def export_memory(self) -> bytes:
-        return b"".join(encode_memory(self.space, self._parts.learner.records))
+        return encode_memory(self.space, self._parts.learner.records)
 
     def _provenance(self, start_sample: int, end_sample: int) -> dict[str, Any]:
         rate = self.space.sample_rate

@@ -60,7 +60,10 @@ class Metrics:
             "soundkeep_embedding_seconds", "one window through the backbone", buckets=_SECONDS, registry=self._registry
         )
         self._events = Counter(
-            "soundkeep_events", "events that began; an empty label is an unknown sound", ["label"], registry=self._registry
+            "soundkeep_events",
+            "events that began; an empty label is an unknown sound",
+            ["label"],
+            registry=self._registry,
         )
         self._unsent = Counter(
             "soundkeep_events_unsent", "events that a slow reader did not take", registry=self._registry

@@ -32,9 +32,7 @@ class RecentSound:
     def __init__(self, space: EmbeddingSpace, seconds: float, *, keep_audio: bool = False) -> None:
         self._space = space
         self._keep_audio = keep_audio
-        self._kept: deque[_Kept] = deque(
-            maxlen=max(1, int(seconds * space.sample_rate / space.hop_length))
-        )
+        self._kept: deque[_Kept] = deque(maxlen=max(1, int(seconds * space.sample_rate / space.hop_length)))
 
     def push(self, window: Window, embedding: NDArray[np.int16]) -> None:
         """Keep one window. embedding: (1, d) int16."""
@@ -115,7 +113,9 @@ class RecentEvents:
             raise MisuseError("no event was heard yet; there is nothing to correct")
         chosen = next(reversed(self._kept)) if event_id is None else event_id
         if chosen not in self._kept:
-            raise MisuseError(f"event {chosen[:80]!r} is not one of the last {len(self._kept)}; see the ids that `listen` prints")
+            raise MisuseError(
+                f"event {chosen[:80]!r} is not one of the last {len(self._kept)}; see the ids that `listen` prints"
+            )
         event, heard = self._kept[chosen]
         if heard is None:
             raise MisuseError(f"the sound of event {chosen[:80]!r} is not at hand any more; correct it sooner")

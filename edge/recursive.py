@@ -158,7 +158,7 @@ class RecursiveHead(CarriedSolution):
     def _extend(self, known: int, shifted: Array) -> None:
         """Windows about the pivot, (m, d) exact integers, of class ``known``: m rank-1 steps taken together."""
         n = self._counts[known] + np.arange(len(shifted))
-        before = self._rests[known] + np.cumsum(shifted, axis=0) - shifted
+        before = self._rests[known] + np.tri(len(shifted), k=-1) @ shifted
         rate = 1.0 / np.sqrt(n * (n + 1.0))
         rows = (n[:, None] * shifted - before) * rate[:, None]
         right = rows @ self._columns

@@ -26,7 +26,7 @@ CANDIDATES = tuple(2.0**e for e in range(-8, 11))
 _VERSION = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TaughtRecord:
     """What the choice needs of a record. features: (n, d) int16 on the grid, in the feature space of the head."""
 

@@ -144,10 +144,10 @@ class EventFeed:
     """Hands every event to whoever has subscribed, from any thread."""
 
     def __init__(self) -> None:
-        self._readers: list[Callable[[Event], None]] = []
+        self._readers: list[Callable[[Event], object]] = []
         self._lock = threading.Lock()
 
-    def subscribe(self, reader: Callable[[Event], None]) -> Callable[[], None]:
+    def subscribe(self, reader: Callable[[Event], object]) -> Callable[[], None]:
         """Call ``reader`` (which must return at once) for every event; returns what ends that."""
         with self._lock:
             self._readers.append(reader)

@@ -2,7 +2,7 @@
 
 A snapshot belongs to one row of the journal (seq and hash) and to the set of records that were known there. It is
 used when its own hash holds, that row is in the chain, the records known there are the same, and its window counts are
-theirs; then what changed since is added and subtracted. Otherwise everything is folded anew: the result is the same to the bit.
+theirs; then what changed since is added and subtracted. Otherwise everything is folded anew; the bits are the same.
 """
 
 from __future__ import annotations

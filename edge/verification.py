@@ -1,4 +1,4 @@
-"""`memory verify`: the chain of commands, and the statistics learnt anew in other orders, which must give the same bits."""
+"""`memory verify`: the chain of commands, and everything learnt anew in other orders, which must give the same bits."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def verify_memory(learner: Learner, *, rng: np.random.Generator | None = None) -
     report = learner.journal.verify()
     if not report.intact:
         named = "; ".join(finding.message for finding in report.findings[:5])
-        raise CorruptionError(f"the memory is damaged: {named}; what is left is served, restore an export to get all back")
+        raise CorruptionError(
+            f"the memory is damaged: {named}; what is left is served, restore an export to get all back"
+        )
     ids = list(learner.records)
     random = rng or np.random.default_rng(0)
     known = learner.statistics()
@@ -53,7 +55,9 @@ def verify_memory(learner: Learner, *, rng: np.random.Generator | None = None) -
     shuffled = refold(learner.space, (learner.records[ids[i]] for i in random.permutation(len(ids))), sizes)
     for words, again in (("backwards", backwards), ("in random bursts", shuffled)):
         if again != known:
-            raise CorruptionError(f"learnt anew {words}, the statistics differ: please report this with the state directory")
+            raise CorruptionError(
+                f"learnt anew {words}, the statistics differ: please report this with the state directory"
+            )
     return Verified(known.sha256, learner.n_records, learner.n_windows, len(learner.labels), report.n_rows)
 
 

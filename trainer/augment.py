@@ -22,7 +22,7 @@ def mix(target: Samples, other: Samples, snr_db: float) -> Samples:
 def change_speed(x: Samples, factor: float) -> Samples:
     """Resample by linear interpolation: pitch and tempo together, ``factor`` > 1 is faster. Returns (n / factor,)."""
     positions = np.arange(0.0, len(x) - 1, factor)
-    return np.interp(positions, np.arange(len(x)), x).astype(np.float32)
+    return np.asarray(np.interp(positions, np.arange(len(x)), x), dtype=np.float32)
 
 
 def random_filter(x: Samples, rng: Generator, *, max_db: float = 9.0) -> Samples:
@@ -59,7 +59,7 @@ def coloured_noise(n: int, rng: Generator) -> Samples:
     spectrum = np.fft.rfft(rng.standard_normal(n))
     frequency = np.maximum(np.arange(len(spectrum)), 1.0)
     noise = np.fft.irfft(spectrum * frequency ** -rng.uniform(-0.3, 1.2), n)
-    return (noise / (np.std(noise) + 1e-12)).astype(np.float32)
+    return np.asarray(noise / (np.std(noise) + 1e-12), dtype=np.float32)
 
 
 def cut_window(x: Samples, length: int, rng: Generator) -> Samples:
@@ -84,4 +84,4 @@ def set_level(x: Samples, rng: Generator) -> Samples:
     if peak == 0.0:
         return x
     scaled = x * np.float32(10.0 ** (rng.uniform(-40.0, -1.0) / 20.0) / peak)
-    return (np.rint(scaled * 32767.0) / 32768.0).astype(np.float32)
+    return np.asarray(np.rint(scaled * 32767.0) / 32768.0, dtype=np.float32)

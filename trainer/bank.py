@@ -6,136 +6,30 @@ may fill it together.
 
 from __future__ import annotations
 
-import json
 import os
+import signal
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.random import Generator
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from edge.scenes import SOUNDS
-from trainer import augment
 from trainer.datasets import Clip, ClipAudio
+from trainer.drawing import NO_CLASS, BankSettings, LabelSpace, WindowDrawer
+from trainer.errors import TrainingError
 from trainer.frontend import FrontEndSettings, LogMel
+from trainer.shards import shard_path, write_labels
 from trainer.teachers import Teacher, load_teachers
-
-SYNTHETIC = "synthetic"
-NO_CLASS = -1
-
-
-@dataclass(frozen=True)
-class BankSettings:
-    """How windows are drawn. Probabilities in [0, 1], ratios in dB. ``set_weights``: relative share of each set."""
-
-    seed: int = 0
-    shard_size: int = 1024
-    set_weights: Mapping[str, float] = field(default_factory=dict)
-    p_mix: float = 0.5
-    mix_snr_db: tuple[float, float] = (-3.0, 20.0)
-    p_speed: float = 0.4
-    p_filter: float = 0.5
-    p_reverberation: float = 0.35
-    p_noise: float = 0.4
-    noise_snr_db: tuple[float, float] = (8.0, 40.0)
-    p_speech_teacher: float = 0.3
-
-
-@dataclass(frozen=True)
-class LabelSpace:
-    """Names of the sound classes and words whose labels are used beside the teachers' answers."""
-
-    sounds: tuple[str, ...]
-    words: tuple[str, ...]
-
-    @classmethod
-    def of(cls, clips: Sequence[Clip]) -> LabelSpace:
-        """Words come from the clips that name one; sound classes from sets of at least ten classes without words."""
-        worded = {c.set_name for c in clips if c.word}
-        labels: dict[str, set[str]] = {}
-        for c in clips:
-            if c.set_name not in worded:
-                labels.setdefault(c.set_name, set()).add(c.label)
-        sounds = {label for found in labels.values() if len(found) >= 10 for label in found}
-        return cls(tuple(sorted(sounds)), tuple(sorted({c.word for c in clips if c.word})))
-
-    def indices(self, clip: Clip | None) -> tuple[int, int]:
-        if clip is None:
-            return NO_CLASS, NO_CLASS
-        sound = self.sounds.index(clip.label) if clip.label in self.sounds and not clip.word else NO_CLASS
-        word = self.words.index(clip.word) if clip.word else NO_CLASS
-        return sound, word
-
-
-def root_share(counts: Sequence[int]) -> NDArray[np.float64]:
-    """Probabilities in proportion to the square root of each class's clips: between fair to classes and to clips."""
-    root = np.sqrt(np.asarray(counts, dtype=np.float64))
-    return np.asarray(root / root.sum())
-
-
-class WindowDrawer:
-    """Draws one augmented window and its labels at a time."""
-
-    def __init__(self, clips: Sequence[Clip], frontend: FrontEndSettings, settings: BankSettings) -> None:
-        self.audio = ClipAudio(frontend.sample_rate)
-        self.frontend = frontend
-        self.settings = settings
-        by_set: dict[str, dict[str, list[Clip]]] = {}
-        for clip in clips:
-            by_set.setdefault(clip.set_name, {}).setdefault(clip.word or clip.label, []).append(clip)
-        self.sets = sorted(by_set)
-        self.members = {name: [classes[label] for label in sorted(classes)] for name, classes in by_set.items()}
-        self.class_probability = {name: root_share([len(m) for m in members]) for name, members in self.members.items()}
-        if settings.set_weights.get(SYNTHETIC, 0.0) > 0.0:
-            self.sets.append(SYNTHETIC)
-        weights = np.array([settings.set_weights.get(s, 1.0) for s in self.sets])
-        self.set_probability = weights / weights.sum()
-
-    def _source(self, rng: Generator) -> tuple[augment.Samples, Clip | None]:
-        name = self.sets[int(rng.choice(len(self.sets), p=self.set_probability))]
-        length = self.frontend.window_length
-        if name == SYNTHETIC:
-            recipe = SOUNDS[sorted(SOUNDS)[int(rng.integers(len(SOUNDS)))]]
-            samples, clip = recipe.instance(rng).example(rng, self.frontend.sample_rate), None
-        else:
-            members = self.members[name][int(rng.choice(len(self.members[name]), p=self.class_probability[name]))]
-            clip = members[int(rng.integers(len(members)))]
-            samples = self.audio[clip]
-        if rng.random() < self.settings.p_speed:
-            span = min(len(samples), int(length * 1.3))
-            samples = augment.cut_window(samples, span, rng) if len(samples) > span else samples
-            samples = augment.change_speed(samples, float(rng.uniform(0.88, 1.14)))
-        return augment.cut_window(samples, length, rng), clip
-
-    def draw(self, rng: Generator) -> tuple[augment.Samples, Clip | None, Clip | None, float]:
-        """Return the window, its first and second clip (None: none or synthetic) and the first one's share in [0, 1]."""
-        s = self.settings
-        window, first = self._source(rng)
-        second: Clip | None = None
-        share = 1.0
-        if rng.random() < s.p_reverberation:
-            window = augment.reverberate(window, rng, self.frontend.sample_rate)
-        if rng.random() < s.p_mix:
-            other, second = self._source(rng)
-            snr_db = float(rng.uniform(*s.mix_snr_db))
-            window = augment.mix(window, other, snr_db)
-            share = float(1.0 / (1.0 + np.exp(-(snr_db + 2.0) / 3.0)))
-        if rng.random() < s.p_filter:
-            window = augment.random_filter(window, rng)
-        if rng.random() < s.p_noise:
-            window = augment.mix(window, augment.coloured_noise(len(window), rng), float(rng.uniform(*s.noise_snr_db)))
-        return augment.set_level(window, rng), first, second, share
 
 
 def make_shard(
     path: Path, number: int, drawer: WindowDrawer, labels: LabelSpace, teachers: Mapping[str, Teacher], features: LogMel
 ) -> None:
-    """Draw one shard, ask the teachers, and write it beside and rename."""
+    """Draw one shard, ask the teachers, and write it beside and rename. Raises AudioError for an unreadable clip."""
     rng = np.random.default_rng([drawer.settings.seed, number])
     size = drawer.settings.shard_size
     windows = np.zeros((size, drawer.frontend.window_length), dtype=np.float32)
@@ -149,51 +43,110 @@ def make_shard(
             sound[i, j], word[i, j] = labels.indices(clip)
         spoken = any(c is not None and (c.word or c.label == "speech") for c in (first, second))
         ask_speech[i] = spoken or rng.random() < drawer.settings.p_speech_teacher
-    arrays: dict[str, NDArray[np.generic]] = {"sound_label": sound, "word_label": word, "share": share}
+    arrays: dict[str, Any] = {"sound_label": sound, "word_label": word, "share": share}
     with torch.no_grad():
         log_mel = [features(torch.from_numpy(windows[i : i + 256])).numpy() for i in range(0, size, 256)]
     arrays["log_mel"] = np.concatenate(log_mel).astype(np.float16)
     for name, teacher in teachers.items():
         rows = np.flatnonzero(ask_speech) if name == "speech" else np.arange(size)
         parts = [teacher.targets(windows[rows[i : i + 64]]) for i in range(0, len(rows), 64)]
+        parts = parts or [{key: answer[:0] for key, answer in teacher.targets(windows[:1]).items()}]
         arrays[f"{name}_rows"] = rows.astype(np.int32)
         for key in parts[0]:
             arrays[key] = np.concatenate([p[key] for p in parts]).astype(np.float16)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with temporary.open("wb") as f:
-        np.savez(f, **arrays)
-    temporary.rename(path)
+    try:
+        with temporary.open("wb") as f:
+            np.savez(f, **arrays)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
-def _fill(
-    directory: Path, numbers: Sequence[int], clips: Sequence[Clip], labels: LabelSpace, teacher_files: Sequence[Path],
-    frontend: FrontEndSettings, settings: BankSettings, progress: bool,
-) -> None:
-    torch.set_num_threads(1)
-    drawer = WindowDrawer(clips, frontend, settings)
-    teachers = load_teachers(teacher_files)
-    features = LogMel(frontend)
-    for number in tqdm(numbers, desc="bank", unit="shard", disable=not progress):
-        path = directory / f"shard-{number:05d}.npz"
+class ShardMaker:
+    """All that a process needs to make shards: decoded clips, teachers, the front end."""
+
+    def __init__(
+        self,
+        directory: Path,
+        clips: Sequence[Clip],
+        labels: LabelSpace,
+        teacher_files: Sequence[Path],
+        frontend: FrontEndSettings,
+        settings: BankSettings,
+        audio: ClipAudio | None,
+    ) -> None:
+        torch.set_num_threads(1)
+        self.directory = directory
+        self.labels = labels
+        self.drawer = WindowDrawer(clips, frontend, settings, audio)
+        self.teachers = load_teachers(teacher_files)
+        self.features = LogMel(frontend)
+
+    def make(self, number: int) -> None:
+        """Make the shard unless it is there already, as another process may have made it meanwhile."""
+        path = shard_path(self.directory, number)
         if not path.exists():
-            make_shard(path, number, drawer, labels, teachers, features)
+            make_shard(path, number, self.drawer, self.labels, self.teachers, self.features)
+
+
+_maker: ShardMaker | None = None
+
+
+def _begin_worker(*arguments: Any) -> None:
+    global _maker  # noqa: PLW0603 - the state of a worker process, made once in it
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _maker = ShardMaker(*arguments)
+
+
+def _make_in_worker(number: int) -> None:
+    assert _maker is not None
+    _maker.make(number)
 
 
 def fill_bank(
-    directory: Path, n_shards: int, clips: Sequence[Clip], teacher_files: Sequence[Path], *, labels: LabelSpace,
-    frontend: FrontEndSettings, settings: BankSettings, workers: int = 1, first_shard: int = 0,
+    directory: Path,
+    n_shards: int,
+    clips: Sequence[Clip],
+    teacher_files: Sequence[Path],
+    *,
+    labels: LabelSpace,
+    frontend: FrontEndSettings,
+    settings: BankSettings,
+    workers: int = 1,
+    first_shard: int = 0,
+    audio: ClipAudio | None = None,
+    progress: bool = True,
 ) -> None:
-    """Make the shards ``first_shard .. n_shards - 1`` that are missing, in ``workers`` processes."""
+    """Make the shards ``first_shard .. n_shards - 1`` that are missing, in ``workers`` processes.
+
+    audio: clips decoded before, which the workers then share. An interrupt loses the shards in work only. Raises
+    AudioError for an unreadable clip, BundleError for an unusable teacher, TrainingError when a worker dies.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "bank.json").write_text(json.dumps({"sounds": labels.sounds, "words": labels.words}, indent=1) + "\n")
-    numbers = range(first_shard, n_shards)
-    if workers <= 1:
-        _fill(directory, numbers, clips, labels, teacher_files, frontend, settings, True)
-        return
-    with ProcessPoolExecutor(workers) as pool:
-        jobs = [
-            pool.submit(_fill, directory, numbers[w::workers], clips, labels, teacher_files, frontend, settings, w == 0)
-            for w in range(workers)
-        ]
-        for job in jobs:
-            job.result()
+    write_labels(directory, labels)
+    missing = [n for n in range(first_shard, n_shards) if not shard_path(directory, n).exists()]
+    done = max(0, n_shards - first_shard) - len(missing)
+    arguments = (directory, clips, labels, teacher_files, frontend, settings, audio)
+    with tqdm(total=done + len(missing), initial=done, desc="bank", unit="shard", disable=not progress) as bar:
+        if not missing:
+            return
+        maker = ShardMaker(
+            *arguments
+        )  # here too when workers make the shards: whatever is wrong is said before they start
+        if workers <= 1:
+            for number in missing:
+                maker.make(number)
+                bar.update()
+            return
+        pool = ProcessPoolExecutor(min(workers, len(missing)), initializer=_begin_worker, initargs=arguments)
+        try:
+            for job in as_completed([pool.submit(_make_in_worker, number) for number in missing]):
+                job.result()
+                bar.update()
+        except BrokenProcessPool as error:
+            raise TrainingError(
+                f"a process that fills {directory} died, out of memory perhaps; run again with fewer workers"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

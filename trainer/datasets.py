@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from edge.audio import read_audio
 from edge.errors import AudioError
@@ -34,14 +36,12 @@ class Clip:
 
 
 def list_clips(directory: Path) -> list[Clip]:
-    """List the clips of one set, sorted by path. Raises AudioError when there are none.
+    """List the clips of one set, sorted by path. Raises AudioError when there are none or ``meta.csv`` is malformed.
 
     A set that names fewer than three groups is grouped by file: two archives are no basis for a split.
     """
-    meta: dict[str, Mapping[str, str]] = {}
-    if (directory / "meta.csv").exists():
-        with (directory / "meta.csv").open(newline="") as f:
-            meta = {row["clip"]: row for row in csv.DictReader(f)}
+    meta = {row["clip"]: row for row in read_meta(directory)[1]}
+    set_name = Path(os.path.abspath(directory)).name
     clips = []
     for path in sorted(directory.glob("*/*")):
         if path.suffix.lower() not in AUDIO_SUFFIXES:
@@ -53,12 +53,35 @@ def list_clips(directory: Path) -> list[Clip]:
         elif "word" in row and not word and not path.parent.name.startswith("_"):
             word = path.parent.name
         group = row.get("fold_or_speaker") or row.get("group") or path.stem
-        clips.append(Clip(path, directory.name, path.parent.name, group, word))
+        clips.append(Clip(path, set_name, path.parent.name, group, word))
     if len({clip.group for clip in clips}) < 3:
         clips = [replace(clip, group=clip.path.stem) for clip in clips]
     if not clips:
-        raise AudioError(f"{directory} holds no class folders with audio; wanted <set>/<class>/<clip>.wav or .flac, .ogg, .mp3")
+        deeper = any(path.suffix.lower() in AUDIO_SUFFIXES for path in directory.glob("*/*/*"))
+        advice = "it holds sets: give each by itself" if deeper else "give the folder that holds the class folders"
+        raise AudioError(
+            f"{directory} holds no class folders with audio; wanted {directory.name}/<class>/<clip> as .wav, .flac, .ogg "
+            f"or .mp3; {advice}"
+        )
     return clips
+
+
+def read_meta(directory: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Return the columns and rows of a set's ``meta.csv``, both empty when it has none. Raises AudioError."""
+    path = directory / "meta.csv"
+    if not path.exists():
+        return [], []
+    try:
+        with path.open(newline="", encoding="utf-8") as f:
+            reader = csv.DictReader(f, restval="")
+            rows, columns = list(reader), list(reader.fieldnames or [])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise AudioError(f"{path} cannot be read ({error}); wanted a CSV file in UTF-8; write it anew") from error
+    if "clip" not in columns or any(None in row for row in rows):
+        raise AudioError(
+            f"{path} has columns {columns}; wanted 'clip' among them and no row longer than its header; correct it"
+        )
+    return columns, rows
 
 
 def stable_third(name: str) -> int:
@@ -93,13 +116,29 @@ class ClipAudio:
         self._samples: dict[Path, NDArray[np.int16]] = {}
 
     def __getitem__(self, clip: Clip) -> NDArray[np.float32]:
-        """Return the clip's samples (n,) float32 in -1..1."""
+        """Return the clip's samples (n,) float32 in -1..1. Raises AudioError, which names the file, for unusable audio."""
         if clip.path not in self._samples:
             samples = read_audio(clip.path, self.sample_rate)
             self._samples[clip.path] = np.clip(np.rint(samples * 32767.0), -32768, 32767).astype(np.int16)
-        return self._samples[clip.path].astype(np.float32) / 32768.0
+        return np.asarray(self._samples[clip.path].astype(np.float32) / 32768.0, dtype=np.float32)
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory that the decoded clips take."""
+        return sum(samples.nbytes for samples in self._samples.values())
 
 
-def class_index(clips: Sequence[Clip]) -> dict[str, int]:
-    """Number the class labels of some clips in sorted order."""
-    return {label: i for i, label in enumerate(sorted({c.label for c in clips}))}
+def decode_all(clips: Sequence[Clip], audio: ClipAudio, *, progress: bool = True) -> None:
+    """Decode every clip once, so that an unreadable one is found before hours of work and not after.
+
+    Raises AudioError that names the first and counts the others.
+    """
+    refused: list[AudioError] = []
+    for clip in tqdm(clips, desc="decode", unit="clip", disable=not progress):
+        try:
+            audio[clip]
+        except AudioError as error:
+            refused.append(error)
+    if refused:
+        others = f" ({len(refused) - 1} more of {len(clips)} clips cannot be used either)" if len(refused) > 1 else ""
+        raise AudioError(f"{refused[0]}{others}") from refused[0]

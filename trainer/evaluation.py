@@ -13,6 +13,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from edge.errors import NotEnoughSamplesError
 from edge.windows import carries_sound, windows_of
 from trainer.datasets import Clip, ClipAudio
 
@@ -22,7 +23,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ClipMeans:
-    """Mean embedding of each clip's sound-carrying windows: ``means`` (n, d), with labels and groups (n,)."""
+    """Mean embedding of each clip's sound-carrying windows: ``means`` (n, d); ``labels`` and ``held_out`` are (n,)."""
 
     means: Array
     labels: NDArray[np.str_]
@@ -30,7 +31,12 @@ class ClipMeans:
 
 
 def clip_means(
-    clips: Sequence[Clip], held_out: Callable[[Clip], bool], embed: Embed, audio: ClipAudio, *, window_length: int,
+    clips: Sequence[Clip],
+    held_out: Callable[[Clip], bool],
+    embed: Embed,
+    audio: ClipAudio,
+    *,
+    window_length: int,
     hop_length: int,
 ) -> ClipMeans:
     """Embed every clip and average its windows that carry sound."""
@@ -49,6 +55,15 @@ def _ridge(x: Array, y: Array, ridge: float) -> Array:
     return np.asarray(np.linalg.solve(gram, x.T @ y))
 
 
+def _check_both_sides(data: ClipMeans) -> None:
+    n_held_out = int(np.count_nonzero(data.held_out))
+    if not 0 < n_held_out < len(data.held_out):
+        raise NotEnoughSamplesError(
+            f"{n_held_out} of {len(data.held_out)} clips are held out; wanted clips on both sides: "
+            f"give a set with several groups (folds, speakers, files)"
+        )
+
+
 def _standardize(train: Array, *others: Array) -> list[Array]:
     mean, deviation = train.mean(axis=0), train.std(axis=0) + 1e-6
     return [np.hstack([(x - mean) / deviation, np.ones((len(x), 1))]) for x in (train, *others)]
@@ -57,8 +72,10 @@ def _standardize(train: Array, *others: Array) -> list[Array]:
 def readout_accuracy(data: ClipMeans, *, ridges: Sequence[float] = (10.0, 30.0, 100.0, 300.0, 1000.0)) -> float:
     """Accuracy of a ridge read-out trained on the training groups and tested on the held-out ones.
 
-    The ridge is chosen by leave-one-out on the training part alone (hat-matrix formula).
+    The ridge is chosen by leave-one-out on the training part alone (hat-matrix formula: a left-out prediction is
+    (Hy - hy) / (1 - h) with h the diagonal of H; Allen 1974). Raises NotEnoughSamplesError when a side has no clip.
     """
+    _check_both_sides(data)
     classes = np.unique(data.labels)
     y = (data.labels[:, None] == classes[None, :]).astype(np.float64)
     train, test = _standardize(data.means[~data.held_out], data.means[data.held_out])
@@ -80,10 +97,20 @@ def readout_accuracy(data: ClipMeans, *, ridges: Sequence[float] = (10.0, 30.0, 
 def few_shot_accuracy(
     data: ClipMeans, rng: Generator, *, shots: int, ways: int = 10, episodes: int = 200, ridge: float = 100.0
 ) -> float:
-    """Mean accuracy of ``ways``-way episodes drawn from the held-out groups; the training pool is the "everything else" row."""
+    """Mean accuracy of ``ways``-way episodes from the held-out groups, the training pool being "everything else".
+
+    Each class's column is ridge to 1 on its own ``shots`` clips and 0 on all others, scaled to unit norm under the
+    pool. Raises NotEnoughSamplesError when fewer than two classes have more than ``shots`` held-out clips.
+    """
+    _check_both_sides(data)
     prior, test = _standardize(data.means[~data.held_out], data.means[data.held_out])
     labels = data.labels[data.held_out]
     classes = np.array([c for c in np.unique(labels) if np.count_nonzero(labels == c) > shots])
+    if len(classes) < 2:
+        raise NotEnoughSamplesError(
+            f"{len(classes)} of {len(np.unique(labels))} held-out classes have more than {shots} clips; "
+            f"few-shot episodes of {shots} need two such classes; give a set with more clips of each class"
+        )
     gram = prior.T @ prior
     gram[np.diag_indices_from(gram)] += ridge
     hits = []

@@ -47,11 +47,14 @@ def mel_filterbank(settings: FrontEndSettings) -> NDArray[np.float64]:
 
 
 def dft_kernels(settings: FrontEndSettings) -> NDArray[np.float64]:
-    """Return Hann-windowed cosine and sine rows, (2 * (n_fft // 2 + 1), frame_length), unit gain for a full-scale sine."""
+    """Return Hann-windowed cosine and sine rows (2 * (n_fft // 2 + 1), frame_length), of unit gain for a full-scale sine.
+
+    The window is the periodic Hann window; the factor 2 / sum(hann) makes the magnitude of a sine its amplitude.
+    """
     n = np.arange(settings.frame_length)
     hann = 0.5 - 0.5 * np.cos(2.0 * np.pi * n / settings.frame_length)
     phase = 2.0 * np.pi * np.outer(np.arange(settings.n_fft // 2 + 1), n) / settings.n_fft
-    return np.concatenate([np.cos(phase), -np.sin(phase)]) * (2.0 * hann / hann.sum())
+    return np.asarray(np.concatenate([np.cos(phase), -np.sin(phase)]) * (2.0 * hann / hann.sum()))
 
 
 class LogMel(nn.Module):
@@ -64,8 +67,10 @@ class LogMel(nn.Module):
     def __init__(self, settings: FrontEndSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.register_buffer("kernels", torch.tensor(dft_kernels(settings), dtype=torch.float32)[:, None, :], persistent=False)
-        self.register_buffer("filters", torch.tensor(mel_filterbank(settings).T.copy(), dtype=torch.float32), persistent=False)
+        kernels = torch.tensor(dft_kernels(settings), dtype=torch.float32)[:, None, :]
+        filters = torch.tensor(mel_filterbank(settings).T.copy(), dtype=torch.float32)
+        self.register_buffer("kernels", kernels, persistent=False)
+        self.register_buffer("filters", filters, persistent=False)
 
     kernels: Tensor
     filters: Tensor

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -30,7 +34,10 @@ class StudentSettings:
     def from_dict(cls, values: dict[str, Any]) -> StudentSettings:
         unknown = set(values) - {"frontend", "widths", "strides", "dim"}
         if unknown:
-            raise BundleError(f"checkpoint settings hold unknown keys {sorted(unknown)}; was it written by a newer trainer?")
+            raise BundleError(
+                f"the checkpoint's settings hold unknown keys {sorted(unknown)}; wanted frontend, widths, strides, dim; "
+                f"read it with the trainer that wrote it"
+            )
         return cls(
             frontend=FrontEndSettings(**values["frontend"]),
             widths=tuple(values["widths"]),
@@ -60,8 +67,8 @@ class ResidualBlock(nn.Module):
 class Student(nn.Module):
     """Waveform (n, window_length) float32 to embedding (n, dim) float32, each dimension of zero mean and unit variance.
 
-    ``features`` is the front end, ``encode`` the network; ``forward`` is both. The last normalisation has no learnt scale:
-    after training it standardises the embedding over the training pool, inside the graph.
+    ``features`` is the front end, ``encode`` the network; ``forward`` is both. The last normalisation has no learnt
+    scale: after training it standardises the embedding over the training pool, inside the graph.
     """
 
     def __init__(self, settings: StudentSettings = StudentSettings()) -> None:
@@ -82,7 +89,8 @@ class Student(nn.Module):
         x = torch.relu(self.stem_norm(self.stem(self.input_norm(log_mel))))
         for block in self.blocks:
             x = block(x)
-        return self.standardize(self.project(pool_thirds(x)))  # type: ignore[no-any-return]
+        embedding: Tensor = self.standardize(self.project(pool_thirds(x)))
+        return embedding
 
     def forward(self, waveform: Tensor) -> Tensor:
         return self.encode(self.features(waveform))
@@ -103,25 +111,49 @@ def pool_thirds(x: Tensor) -> Tensor:
     return torch.cat([*means, x.amax(dim=(2, 3))], dim=1)
 
 
-def save_checkpoint(directory: Path, model: Student, meta: dict[str, Any]) -> None:
-    """Write ``model.safetensors`` and ``checkpoint.json`` (settings, what it was trained on, figures)."""
+def embed_windows(model: Student, windows: NDArray[np.float32], *, batch_size: int = 64) -> NDArray[np.float32]:
+    """Embed windows (n, window_length) with a model in evaluation mode, a batch at a time. Returns (n, dim) float32."""
+    with torch.no_grad():
+        parts = [
+            model(torch.from_numpy(np.array(windows[i : i + batch_size], dtype=np.float32))).numpy()
+            for i in range(0, len(windows), batch_size)
+        ]
+    return np.concatenate([np.zeros((0, model.settings.dim), dtype=np.float32), *parts])
+
+
+def save_checkpoint(directory: Path, model: Student, meta: Mapping[str, Any]) -> None:
+    """Write ``model.safetensors`` and ``checkpoint.json`` (settings, what it was trained on, figures), each whole or not."""
     directory.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, directory / "model.safetensors")
-    description = {"schema": CHECKPOINT_SCHEMA, "kind": "student", "settings": asdict(model.settings), **meta}
-    (directory / "checkpoint.json").write_text(json.dumps(description, indent=1, sort_keys=True) + "\n")
+    weights, description = directory / "model.safetensors", directory / "checkpoint.json"
+    values = {"schema": CHECKPOINT_SCHEMA, "kind": "student", "settings": asdict(model.settings), **meta}
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, weights.with_suffix(".tmp"))
+    text = json.dumps(values, indent=1, sort_keys=True) + "\n"
+    description.with_suffix(".tmp").write_text(text, encoding="utf-8")
+    weights.with_suffix(".tmp").replace(weights)
+    description.with_suffix(".tmp").replace(description)
 
 
 def load_checkpoint(directory: Path) -> tuple[Student, dict[str, Any]]:
-    """Read what ``save_checkpoint`` wrote. Returns the model in evaluation mode and its description."""
+    """Read what ``save_checkpoint`` wrote. Returns the model in evaluation mode, on the CPU, and its description.
+
+    Raises BundleError when the folder holds no checkpoint, or a damaged or a newer one.
+    """
     try:
-        meta = json.loads((directory / "checkpoint.json").read_text())
+        meta = json.loads((directory / "checkpoint.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
-        raise BundleError(f"{directory} is no checkpoint: {e}; give the folder that `soundkeep-trainer distil` wrote") from e
-    if meta.get("schema") != CHECKPOINT_SCHEMA or meta.get("kind") != "student":
         raise BundleError(
-            f"{directory} holds a checkpoint of kind {meta.get('kind')!r}, schema {meta.get('schema')}; "
+            f"{directory} is no checkpoint ({e}); give the folder that `soundkeep-trainer distil` wrote"
+        ) from e
+    if not isinstance(meta, dict) or meta.get("schema") != CHECKPOINT_SCHEMA or meta.get("kind") != "student":
+        got = (meta.get("kind"), meta.get("schema")) if isinstance(meta, dict) else (type(meta).__name__, None)
+        raise BundleError(
+            f"{directory} holds a checkpoint of kind {got[0]!r}, schema {got[1]}; "
             f"wanted 'student', schema {CHECKPOINT_SCHEMA}"
         )
-    model = Student(StudentSettings.from_dict(meta["settings"]))
-    model.load_state_dict(load_file(directory / "model.safetensors"))
+    try:
+        model = Student(StudentSettings.from_dict(meta["settings"]))
+        model.load_state_dict(load_file(directory / "model.safetensors"))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as e:
+        reason = " ".join(str(e).split())[:200]
+        raise BundleError(f"{directory} is a damaged checkpoint ({reason}); train or copy it again") from e
     return model.eval(), meta

@@ -20,11 +20,21 @@ Array = NDArray[np.float32]
 
 
 def _session(path: Path) -> ort.InferenceSession:
+    """Load from bytes, so that the graph can name no other file. ONNX Runtime's errors derive from Exception alone."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    try:
+        return ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise BundleError(
+            f"{path} is no ONNX model that can be loaded ({_reason(error)}); wanted the ONNX file of a teacher"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 class Teacher(Protocol):
@@ -64,32 +74,51 @@ class SpeechTeacher:
         return {"speech": np.asarray(vectors, np.float32).reshape(len(windows), -1)}
 
 
-def load_teachers(files: Sequence[Path]) -> dict[str, Teacher]:
-    """Recognise teachers by their graph's inputs and outputs. Returns {"sound": ..., "speech": ...} of those found.
+def load_teachers(files: Sequence[Path], *, window_length: int = 16000) -> dict[str, Teacher]:
+    """Recognise teachers by their graph's inputs and outputs, and prove each on one silent window.
 
-    Raises BundleError when a file is no known teacher, or a speech embedding comes without its melspectrogram.
+    Returns {"sound": ..., "speech": ...} of those found. Raises BundleError when a file is no known teacher, two are the
+    same one, a speech embedding comes without its melspectrogram, or a teacher does not answer.
     """
-    found: dict[str, ort.InferenceSession] = {}
+    found: dict[str, tuple[Path, ort.InferenceSession]] = {}
     for path in files:
         session = _session(path)
         inputs = {i.name for i in session.get_inputs()}
         outputs = {o.name for o in session.get_outputs()}
         if "waveform" in inputs and {"embedding", "scores"} <= outputs:
-            found["sound"] = session
+            part = "sound"
         elif inputs == {"input"}:
-            found["melspectrogram"] = session
+            part = "melspectrogram"
         elif inputs == {"input_1"}:
-            found["speech"] = session
+            part = "speech"
         else:
             raise BundleError(
-                f"{path.name} takes {sorted(inputs)} and gives {sorted(outputs)}; wanted a waveform model with outputs "
+                f"{path} takes {sorted(inputs)} and gives {sorted(outputs)}; wanted a waveform model with outputs "
                 "embedding and scores, or the speech melspectrogram and embedding pair"
             )
+        if part in found:
+            raise BundleError(f"{found[part][0]} and {path} are both a {part} model; give one of each kind")
+        found[part] = path, session
     if ("melspectrogram" in found) != ("speech" in found):
         raise BundleError("the speech teacher is a pair: give both its melspectrogram and its embedding file")
     teachers: dict[str, Teacher] = {}
     if "sound" in found:
-        teachers["sound"] = SoundTeacher(found["sound"])
+        teachers["sound"] = SoundTeacher(found["sound"][1])
     if "speech" in found:
-        teachers["speech"] = SpeechTeacher(found["melspectrogram"], found["speech"])
+        teachers["speech"] = SpeechTeacher(found["melspectrogram"][1], found["speech"][1])
+    silence = np.zeros((1, window_length), dtype=np.float32)
+    for name, teacher in teachers.items():
+        try:
+            answers = teacher.targets(silence)
+        except Exception as error:
+            raise BundleError(
+                f"the {name} teacher {found[name][0]} does not answer to a window of {window_length} samples "
+                f"({_reason(error)}); wanted a model as docs/training.md names it"
+            ) from error
+        for key, answer in answers.items():
+            if answer.ndim != 2 or not np.isfinite(answer).all():
+                raise BundleError(
+                    f"the {name} teacher {found[name][0]} answers {key} of shape {answer.shape} to silence, or values "
+                    f"that are not finite; wanted one finite row a window"
+                )
     return teachers

@@ -104,13 +104,15 @@ def listen(bench: Workbench, source: str, speed: str, api: str | None, pcm_rate:
             )
         )
         stack.enter_context(_stopped_by_signals(inbox.stop))
-        bench.tell(f"listening to {sound.name} with {bundle.name}, {len(learner.labels)} class(es) known; end with Ctrl-C")
+        bench.tell(
+            f"listening to {sound.name} with {bundle.name}, {len(learner.labels)} class(es) known; end with Ctrl-C"
+        )
         listener.run()
 
 
 @contextmanager
 def _printed_events(bench: Workbench, parts: Parts, *, live: bool) -> Iterator[EventSink]:
-    """Events on stdout, behind a queue: a live stream drops what a stuck reader does not take, a replay waits for it."""
+    """Events on stdout, behind a queue: when its reader is stuck, a live stream drops events and a replay waits."""
     from edge.sinks import JsonLinesSink, QueuedSink, TextSink
 
     rate = parts.embedder.space.sample_rate
@@ -138,7 +140,9 @@ def _served(bench: Workbench, live: LiveListener, bound: socket.socket, settings
     host, port = bound.getsockname()[:2]
     token = new_token()
     if not is_loopback(host):
-        bench.tell(f"soundkeep: the API on {host} is open to the network and not encrypted; whoever has the token may teach")
+        bench.tell(
+            f"soundkeep: the API on {host} is open to the network and not encrypted; whoever has the token may teach"
+        )
     with ApiServer(make_app(live, Guard(token, host, port), settings.api), bound):
         announce(bench.state_dir, Presence(os.getpid(), host, port, token, live.space.sha256))
         bench.tell(f"commands are taken on {host}:{port}")

@@ -34,18 +34,16 @@ def export_memory(bench: Workbench, file: str) -> None:
 @click.pass_obj
 def import_memory(bench: Workbench, files: tuple[str, ...]) -> None:
     """Learn what other devices know, exactly; what is known already counts once. All files or none."""
-    from edge.desk import check_space
     from edge.memory_file import encode_memory, read_memory
     from edge.records import Record
 
     bundle = bench.bundle()
     union: dict[str, Record] = {}
     for file in bench.progress(files, "reading"):
-        space, records = read_memory(Path(file))
-        check_space(space, bundle.space, what=file)
+        _, records = read_memory(Path(file), expected=bundle.space)
         union.update({record.id: record for record in records})
     with bench.writing(bundle) as desk:
-        answer = desk.import_memory(b"".join(encode_memory(bundle.space, union)))
+        answer = desk.import_memory(encode_memory(bundle.space, union))
     if answer["n_near_duplicates"]:
         bench.tell(
             f"advice: {answer['n_near_duplicates']} of the new example(s) are nearly the same as known ones; "
@@ -58,14 +56,14 @@ def import_memory(bench: Workbench, files: tuple[str, ...]) -> None:
 @memory.command()
 @click.pass_obj
 def verify(bench: Workbench) -> None:
-    """Check the chain of commands and learn everything anew, backwards and in random bursts: it must come out the same."""
+    """Check the chain of commands; learn everything anew, backwards and in random bursts: it must come out the same."""
     from edge.verification import verify_memory
 
     bundle = bench.bundle()
     with bench.reading(bundle) as learner:
         verified = verify_memory(learner)
     words = (
-        f"the chain of {verified.n_rows} rows is intact; {verified.n_records} example(s), {verified.n_windows} windows, "
+        f"chain of {verified.n_rows} rows is intact; {verified.n_records} example(s), {verified.n_windows} windows, "
         f"{verified.n_classes} class(es); statistics {verified.statistics_sha256}"
     )
     bench.answer(verified.to_json(), words)

@@ -48,7 +48,7 @@ def run_demo(
     from edge.demo.report import report_html
 
     bundle = open_backbone(state_dir or state_directory(None), bundle_option)
-    chosen = plan or (Plan() if data is None else Plan(n_examples=5))
+    chosen = plan or (Plan() if data is None else Plan(n_examples=5, n_live=3))
     space = bundle.space
     if data is None:
         material = synthetic_material(space.sample_rate, chosen)

@@ -37,13 +37,18 @@ _GAP_S = (1.2, 2.2)
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of everything. n_examples: taught of each sound. n_repeats, n_unknown: per lap of testing."""
+    """How much of everything.
+
+    n_examples: taught of each sound. n_repeats, n_unknown: takes of each known sound, and strangers, per lap of testing.
+    n_live: sounds played in real time at the end.
+    """
 
     n_kitchen: int = 5
     n_hall: int = 2
     n_examples: int = 3
     n_repeats: int = 2
     n_unknown: int = 4
+    n_live: int = 5
     seed: int = 7
 
 

@@ -15,7 +15,8 @@ from edge.demo.exam import Answer
 from edge.demo.pictures import spectrogram_uri
 from edge.demo.story import Lap, Proof, Story
 
-_WIDTH, _GUTTER = 1100, 96
+_WIDTH, _GUTTER, _NAMES = 1100, 80, 76.0
+_GREY = "#8a8f9c"
 _COLOURS = (
     "#2f7fd1",
     "#d9822b",
@@ -48,7 +49,7 @@ p { margin: 0 0 14px; max-width: 76ch; } .soft, figcaption { color: var(--soft);
 figure { margin: 14px 0 0; background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 14px; }
 figure svg { display: block; width: 100%; height: auto; } figcaption { margin-top: 8px; }
 svg text { font: 12px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; fill: var(--ink); }
-svg .soft { fill: var(--soft); } svg .axis { stroke: var(--line); } svg .box { fill: #fff; font-weight: 600; }
+svg .soft { fill: var(--soft); } svg .wrong { fill: var(--bad); font-weight: 600; } svg .axis { stroke: var(--line); }
 svg .grid { stroke: var(--line); stroke-dasharray: 2 4; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 10px 0 0; font-size: 14px; }
 .legend i { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 6px;
@@ -83,7 +84,7 @@ def report_html(story: Story, *, scene_name: str | None = "scene.wav") -> str:
         _figure(
             timeline(last, story, colours, story.scores),
             "Spectrogram (pitch rises upwards, 70 dB from dark to light), the truth, what the device reported, and the "
-            "score of each taught sound, reported above the dashed line. Grey: not taught. Red outline: wrong.",
+            "score of each taught sound, reported above the dashed line. Grey: not taught. Red: answered wrongly.",
         ),
         _legend(colours),
         _earlier(story, colours),
@@ -149,7 +150,7 @@ def _figure(svg: str, caption: str) -> str:
 
 def _svg(height: float, parts: Iterable[str], title: str) -> str:
     return (
-        f'<svg viewBox="0 0 {_WIDTH + _GUTTER} {height:g}" role="img" xmlns="http://www.w3.org/2000/svg">'
+        f'<svg viewBox="0 0 {_WIDTH + _GUTTER + 24} {height:g}" role="img" xmlns="http://www.w3.org/2000/svg">'
         f"<title>{escape(title)}</title>{''.join(parts)}</svg>"
     )
 
@@ -179,20 +180,21 @@ def accuracy_chart(story: Story) -> str:
 
 
 def timeline(lap: Lap, story: Story, colours: Mapping[str, str], scores: ScoresOverTime | None = None) -> str:
-    """Spectrogram, truth, reports and, if given, scores of one lap over one time axis."""
+    """Names, spectrogram, truth, reports and, if given, scores of one lap over one time axis."""
     seconds = lap.scene.seconds
     scale = _WIDTH / (seconds * story.sample_rate)
-    picture, lanes = (150.0 if scores is not None else 84.0), []
-    uri = spectrogram_uri(lap.scene.samples, story.sample_rate, width=_WIDTH, height=int(picture))
-    image = f'<image x="{_GUTTER}" y="0" width="{_WIDTH}" height="{picture}" preserveAspectRatio="none" href="{uri}"/>'
-    y = picture + 8.0
-    for name, lane in (
-        ("truth", _truth_boxes(lap, colours, scale, y)),
-        ("reported", _reports(lap, colours, scale, y + 26)),
-    ):
-        lanes.append(f'<text class="soft" x="{_GUTTER - 10}" y="{y + 15}" text-anchor="end">{name}</text>{lane}')
+    tall = 150 if scores is not None else 84
+    y = _NAMES
+    parts = [_names(lap, scale, y)]
+    uri = spectrogram_uri(lap.scene.samples, story.sample_rate, width=_WIDTH, height=tall)
+    parts.append(
+        f'<image x="{_GUTTER}" y="{y}" width="{_WIDTH}" height="{tall}" preserveAspectRatio="none" href="{uri}"/>'
+    )
+    y += tall + 8.0
+    for name, lane in (("truth", _truth_boxes), ("reported", _reports)):
+        parts.append(f'<text class="soft" x="{_GUTTER - 10}" y="{y + 15}" text-anchor="end">{name}</text>')
+        parts.append(lane(lap, colours, scale, y))
         y += 26.0
-    parts = [image, *lanes]
     y += 6.0
     if scores is not None:
         parts.append(_score_lines(scores, colours, seconds, y))
@@ -201,13 +203,28 @@ def timeline(lap: Lap, story: Story, colours: Mapping[str, str], scores: ScoresO
     return _svg(y + 24.0, parts, f"What was heard {lap.title}")
 
 
-def _box(x: float, width: float, y: float, fill: str, words: str, title: str, *, wrong: bool = False) -> str:
+def _names(lap: Lap, scale: float, y: float) -> str:
+    """What each sound is, slanted above its onset; strangers in grey."""
+    parts = []
+    for answer in lap.marked.answers:
+        x = _GUTTER + answer.occurrence.onset * scale + 6.0
+        name, kind = (say(answer.expected), "") if answer.expected else ("stranger", ' class="soft"')
+        kind = kind if answer.right else ' class="wrong"'
+        if answer.occurrence.label and not answer.expected:
+            name = f"({say(answer.occurrence.label)})"
+        mark = "" if answer.right else ' fill="#e0384f" font-weight="600"'
+        parts.append(f'<text{kind}{mark} transform="translate({x:.1f} {y - 6:.1f}) rotate(-32)">{escape(name)}</text>')
+    return "".join(parts)
+
+
+def _box(
+    x: float, width: float, y: float, fill: str, title: str, *, wrong: bool, height: float = 20.0, opacity: float = 1.0
+) -> str:
     outline = ' stroke="#e0384f" stroke-width="2.5"' if wrong else ""
-    fits = 6.6 * len(words) + 6.0 < width
-    text = f'<text class="box" x="{x + 5:.1f}" y="{y + 14.5:.1f}">{escape(words)}</text>' if fits else ""
     return (
-        f'<g><title>{escape(title)}</title><rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 2.0):.1f}" height="21" '
-        f'rx="4" fill="{fill}"{outline}/>{text}</g>'
+        f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 2.0):.1f}" height="{height:.1f}" '
+        f'rx="{min(4.0, height / 3):.1f}" fill="{fill}" fill-opacity="{opacity:.2f}"{outline}>'
+        f"<title>{escape(title)}</title></rect>"
     )
 
 
@@ -217,8 +234,7 @@ def _truth_boxes(lap: Lap, colours: Mapping[str, str], scale: float, y: float) -
             _GUTTER + a.occurrence.onset * scale,
             (a.occurrence.offset - a.occurrence.onset) * scale,
             y,
-            colours.get(a.expected or "", "#8a8f9c"),
-            say(a.expected) if a.expected else "stranger",
+            colours.get(a.expected or "", _GREY),
             _what_happened(a),
             wrong=not a.right,
         )
@@ -233,20 +249,28 @@ def _what_happened(answer: Answer) -> str:
 
 
 def _reports(lap: Lap, colours: Mapping[str, str], scale: float, y: float) -> str:
-    shown = sorted(lap.detections, key=lambda d: d.label is not None)
+    """Unknown sounds lie pale behind the taught ones; taught ones that overlap share the lane's height."""
     end = len(lap.scene.samples)
+    shown = [d for d in lap.detections if d.onset < end]
+    unknown = [d for d in shown if d.label is None]
+    known = sorted((d for d in shown if d.label is not None), key=lambda d: d.onset)
+    boxes = [(d, 0.0, 20.0) for d in unknown]
+    for detection in known:
+        meeting = [d for d in known if d.onset < detection.offset and detection.onset < d.offset]
+        tall = 20.0 / len(meeting)
+        boxes.append((detection, tall * meeting.index(detection), tall - (1.5 if len(meeting) > 1 else 0.0)))
     return "".join(
         _box(
             _GUTTER + d.onset * scale,
             (min(d.offset, end) - d.onset) * scale,
-            y,
-            colours.get(d.label or "", "#8a8f9c"),
-            say(d.label),
+            y + down,
+            colours.get(d.label or "", _GREY),
             f"{say(d.label)}, score {d.score:.2f}",
             wrong=d in lap.marked.false_alarms,
+            height=tall,
+            opacity=1.0 if d.label else 0.4,
         )
-        for d in shown
-        if d.onset < end
+        for d, down, tall in boxes
     )
 
 
@@ -261,7 +285,7 @@ def _score_lines(scores: ScoresOverTime, colours: Mapping[str, str], seconds: fl
         points = " ".join(
             f"{px:.1f},{y + height * (1.0 - value):.1f}" for px, value in zip(x, scores.scores[:, column], strict=True)
         )
-        colour = colours.get(label, "#8a8f9c")
+        colour = colours.get(label, _GREY)
         parts.append(
             f'<polyline fill="none" stroke="{colour}" stroke-width="2" stroke-linejoin="round" points="{points}"/>'
         )
@@ -279,7 +303,7 @@ def _time_axis(seconds: float, y: float) -> str:
 
 
 def _legend(colours: Mapping[str, str]) -> str:
-    entries = [*((say(label), colour) for label, colour in colours.items()), ("not taught, unknown", "#8a8f9c")]
+    entries = [*((say(label), colour) for label, colour in colours.items()), ("not taught, unknown", _GREY)]
     items = "".join(f'<span><i style="background:{colour}"></i>{escape(words)}</span>' for words, colour in entries)
     return f'<div class="legend">{items}</div>'
 

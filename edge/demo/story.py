@@ -6,9 +6,10 @@ that never heard what was forgotten, and heard in another order all that was mer
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -153,8 +154,8 @@ class _Teller:
         )
 
 
-def _names(ids: object) -> str:
-    return " ".join(sorted({str(i)[:16] for i in ids}))  # type: ignore[attr-defined]
+def _names(ids: Iterable[str]) -> str:
+    return " ".join(sorted({i[:16] for i in ids}))
 
 
 def tell_story(
@@ -211,7 +212,7 @@ def tell_story(
         last = teller.test(kitchen, "after the merge", everything, everything)
 
         tell("In real time: how long until a sound is reported")
-        delays = _delays(teller, kitchen, everything[: min(5, len(everything))])
+        delays = _delays(teller, kitchen, everything[: plan.n_live])
         return Story(
             origin=material.origin,
             backbone=backbone,
@@ -257,14 +258,12 @@ def _same_files(claim: str, one: Device, other: Device, folder: Path, name: str)
 
 
 def _fingerprint(data: bytes) -> str:
-    import hashlib
-
     return f"{hashlib.sha256(data).hexdigest()} ({len(data)} bytes)"
 
 
 def _delays(teller: _Teller, device: Device, labels: Sequence[str]) -> list[float]:
     """Play one take of each label in real time; returns seconds from onset to report."""
-    plan = Plan(n_repeats=1, n_unknown=0, n_kitchen=teller.plan.n_kitchen, seed=teller.plan.seed)
+    plan = replace(teller.plan, n_repeats=1, n_unknown=0)
     scene = teller.whole_hops(teller.material.lap(len(teller.laps), labels, plan))
     device.hear(scene.samples, real_time=True)
     teller.tape.add(scene)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge.advice import about_class, about_level, about_likeness, about_variation, mean_direction
+from edge.advice import Advice, about_class, about_level, about_likeness, about_variation
 from edge.hearing import Example, hear, sounding_example
+from edge.near_duplicates import mean_direction
+from edge.records import Record
 from tests.bundles import SpectrumEmbedder, noise, tone
 
 EAR = SpectrumEmbedder()
@@ -16,8 +18,8 @@ def example(level: float, *, clip: bool = False) -> Example:
     return sounding_example(hear(np.clip(4.0 * sound, -1, 1) if clip else sound, EAR), {"file": "bell.wav"})
 
 
-def kinds(advice: list[object]) -> list[str]:
-    return [getattr(a, "kind") for a in advice]
+def kinds(advice: list[Advice]) -> list[str]:
+    return [a.kind for a in advice]
 
 
 def test_a_good_recording_gets_no_advice() -> None:
@@ -32,13 +34,14 @@ def test_too_quiet_and_clipped() -> None:
 
 def test_the_same_example_and_nearly_the_same() -> None:
     rng = np.random.default_rng(1)
-    one = hear(tone(900.0, 1.0, rng), EAR).embeddings
-    other = hear(noise(1.0, rng), EAR).embeddings
-    known = {"a" * 64: mean_direction(one)}
-    assert about_likeness("x", one, {}, "b" * 64) == []
-    assert kinds([*about_likeness("x", one, known, "a" * 64)]) == ["duplicate"]
-    assert kinds([*about_likeness("x", one + 1, known, "b" * 64)]) == ["near_duplicate"]
-    assert about_likeness("x", other, known, "b" * 64) == []
+    one = Record(EAR.space.sha256, "bell", hear(tone(900.0, 1.0, rng), EAR).embeddings)
+    nearly = Record(EAR.space.sha256, "bell", (one.embeddings + 1).astype(np.int16))
+    other = Record(EAR.space.sha256, "bell", hear(noise(1.0, rng), EAR).embeddings)
+    known = {one.id: mean_direction(one)}
+    assert about_likeness("x", one, {}) == []
+    assert kinds([*about_likeness("x", one, known)]) == ["duplicate"]
+    assert kinds([*about_likeness("x", nearly, known)]) == ["near_duplicate"]
+    assert about_likeness("x", other, known) == []
 
 
 def test_nearly_the_same_as_another_class() -> None:

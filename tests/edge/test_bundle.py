@@ -21,7 +21,7 @@ from edge.space import FeatureSpace, Grid
 from edge.statistics import SufficientStatistics
 from tests.simulators.small_backbone import DIM, WINDOW_LENGTH, small_backbone, write_small_bundle
 
-N_MUTATIONS = 400
+N_MUTATIONS = 1000
 
 
 def canary() -> tuple[NDArray[np.float32], NDArray[np.float32]]:

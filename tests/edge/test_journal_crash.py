@@ -1,10 +1,9 @@
-"""kill -9 at every write point and at random instants, and files cut off at every byte: nothing acknowledged is lost."""
+"""kill -9 at every write point and at random instants, files cut off at every byte: nothing acknowledged is lost."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,6 @@ from tests.edge.examples import SPACE, example, picture, teach
 from tests.simulators.journal_script import COMMANDS, Command, killed_child, run_script
 
 RANDOM_INSTANTS = int(os.environ.get("SOUNDKEEP_RANDOM_KILLS", "60"))
-
-
-@pytest.fixture
-def quick(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory where there is one: kill -9 says nothing about disks, and this saves waiting for them."""
-    folder = Path(tempfile.mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path))
-    yield folder
-    shutil.rmtree(folder)
 
 
 def start_states(folder: Path) -> Iterator[Path]:

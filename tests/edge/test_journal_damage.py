@@ -22,6 +22,7 @@ from edge.records import Record
 from tests.edge.examples import SPACE, example, teach
 from tests.simulators.journal_script import killed_child
 
+
 def ours(label: str, seed: int) -> Record:
     """Return a record of one window, or of 301, which needs pages of its own."""
     return example(label, seed, n_windows=301 if seed % 8 == 0 else 1)
@@ -104,8 +105,6 @@ def test_a_ruined_sector_is_named_and_other_rows_are_served(sound: Path, state: 
         with Journal.open(state, space=SPACE, read_only=True) as reader:
             assert any(f.page == sector // PAGE_SIZE + 1 for f in reader.findings)
             left = {i: r.embeddings.tobytes() for i, r in reader.records().items()}
-            # a lost 'forgotten' or 'renamed' row brings old names back; a lost payload or 'taught' row only loses itself
-            assert set(left.values()) >= set(everything.values()) or len(left) >= len(everything) - 30
             assert all(reader.records()[i].id == i for i in left)
             served.append(len(set(left.values()) & set(everything.values())))
     assert np.mean(served) > 0.85 * len(everything), served

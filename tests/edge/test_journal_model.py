@@ -80,7 +80,9 @@ class JournalMachine(RuleBasedStateMachine):
     @rule(label=LABELS, purge=st.booleans())
     def forget(self, label: str, purge: bool) -> None:
         going = {(name, seed) for name, seed in self.model.known if name == label}
-        if purge and any(name != label and ("", seed) in {("", s) for _, s in going} for name, seed in self.model.known):
+        if purge and any(
+            name != label and ("", seed) in {("", s) for _, s in going} for name, seed in self.model.known
+        ):
             with pytest.raises(MisuseError, match="holds the same embeddings"):
                 self.journal.forget(label, purge=True)
             return

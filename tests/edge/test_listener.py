@@ -150,7 +150,7 @@ def test_a_command_runs_between_two_windows_on_the_loops_thread_and_counts_from_
         time.sleep(0.001)
     bench.inbox.call(teach).result(5.0)
     assert [e.label for e in bench.events if e.label] == []
-    bench.source.play(SOUND[: HOP_LENGTH])
+    bench.source.play(SOUND[:HOP_LENGTH])
     bench.source.end()
     loop.join(10.0)
     assert names == [loop.name]

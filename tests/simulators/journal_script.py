@@ -1,4 +1,4 @@
-"""A fixed sequence of commands that reaches every write point of a journal, for processes that are killed on the way."""
+"""A fixed sequence of commands that reaches every write point of a journal, for processes killed on the way."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ COMMANDS: tuple[Command, ...] = (
 
 
 def run_script(
-    state_dir: Path, commands: tuple[Command, ...], acknowledge: Callable[[int], None], crash_point: Callable[[str], None]
+    state_dir: Path,
+    commands: tuple[Command, ...],
+    acknowledge: Callable[[int], None],
+    crash_point: Callable[[str], None],
 ) -> None:
     """Open, give each command, and close. ``acknowledge``: called with the number of commands that have returned."""
     with Journal.open(state_dir, space=SPACE, clock=lambda: 1e9, crash_point=crash_point) as journal:

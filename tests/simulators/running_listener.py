@@ -64,8 +64,9 @@ def running_listener(
     """Start the loop on a thread; stop it at the end."""
     settings = settings or ListenSettings()
     embedder = embedder or SpectrumEmbedder()
-    source, inbox = QueueSource(SAMPLE_RATE), Inbox(
-        max_blocks=settings.max_waiting_blocks, max_commands=settings.max_waiting_commands
+    source, inbox = (
+        QueueSource(SAMPLE_RATE),
+        Inbox(max_blocks=settings.max_waiting_blocks, max_commands=settings.max_waiting_commands),
     )
     with Journal.open(state_dir, space=SPACE) as journal:
         learner = Learner(journal, FeatureSpace(SPACE), prior=background_of(embedder), readout=Readout(), live=True)
