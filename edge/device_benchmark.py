@@ -39,8 +39,11 @@ def measure_device(bundle: Bundle, *, n_windows: int = 100, n_imports: int = 3) 
     start_s = time.perf_counter() - began
     window = probe_window(bundle.space.window_length)
     embedding = _times(lambda: embedder.quantized(window), n_windows)
-    with tempfile.TemporaryDirectory(prefix="soundkeep-") as folder, Journal.open(Path(folder), space=bundle.space) as j:
-        learner = Learner(j, FeatureSpace(bundle.space), prior=bundle.prior(), live=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="soundkeep-") as folder,
+        Journal.open(Path(folder), space=bundle.space) as journal,
+    ):
+        learner = Learner(journal, FeatureSpace(bundle.space), prior=bundle.prior(), live=True)
         rng = np.random.default_rng(0)
         turns = itertools.cycle(f"class {c}" for c in range(N_CLASSES))
         teaching = _times(lambda: learner.teach(next(turns), [_example(bundle, rng)]), N_CLASSES * N_EXAMPLES)

@@ -61,7 +61,8 @@ def _guarded(name: str, look: Callable[[], Found]) -> Check:
 
 
 def _python() -> Found:
-    return "ok", f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    return "ok", f"Python {platform.python_version()} on {machine}"
 
 
 def _runtime() -> Found:
@@ -73,7 +74,7 @@ def _runtime() -> Found:
         text=True,
         timeout=CHILD_SECONDS,
         check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [_package_root(), os.environ.get("PYTHONPATH")]))},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([_package_root(), os.environ.get("PYTHONPATH", "")])},
     )
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]

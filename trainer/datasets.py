@@ -1,7 +1,8 @@
 """Audio folders as lists of clips with their class and their group, and the split that keeps groups on one side.
 
 Layout: ``<set>/<class>/<clip>`` with an optional ``<set>/meta.csv`` (columns clip, class, fold_or_speaker, and
-``word`` where a class holds several words). Groups are folds, speakers or source files: clips of one group stay together.
+``word`` where a class holds several words). Groups are folds, speakers or source files: clips
+of one group stay together.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ def list_clips(directory: Path) -> list[Clip]:
         deeper = any(path.suffix.lower() in AUDIO_SUFFIXES for path in directory.glob("*/*/*"))
         advice = "it holds sets: give each by itself" if deeper else "give the folder that holds the class folders"
         raise AudioError(
-            f"{directory} holds no class folders with audio; wanted {directory.name}/<class>/<clip> as .wav, .flac, .ogg "
-            f"or .mp3; {advice}"
+            f"{directory} holds no class folders with audio; wanted {directory.name}/<class>/<clip> as .wav, .flac, "
+            f".ogg or .mp3; {advice}"
         )
     return clips
 
@@ -116,7 +117,7 @@ class ClipAudio:
         self._samples: dict[Path, NDArray[np.int16]] = {}
 
     def __getitem__(self, clip: Clip) -> NDArray[np.float32]:
-        """Return the clip's samples (n,) float32 in -1..1. Raises AudioError, which names the file, for unusable audio."""
+        """Return the clip's samples (n,) float32 in -1..1. Raises AudioError that names an unusable file."""
         if clip.path not in self._samples:
             samples = read_audio(clip.path, self.sample_rate)
             self._samples[clip.path] = np.clip(np.rint(samples * 32767.0), -32768, 32767).astype(np.int16)

@@ -128,7 +128,7 @@ class WindowDrawer:
         return augment.cut_window(samples, length, rng), clip
 
     def draw(self, rng: Generator) -> tuple[augment.Samples, Clip | None, Clip | None, float]:
-        """Return the window, its first and second clip (None: none or synthetic) and the first one's share in [0, 1]."""
+        """Return the window, its first and second clip (None: none or synthetic), the first one's share in [0, 1]."""
         s = self.settings
         window, first = self._source(rng)
         second: Clip | None = None

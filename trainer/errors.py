@@ -6,4 +6,4 @@ from edge.errors import SoundkeepError
 
 
 class TrainingError(SoundkeepError):
-    """A training cannot go on: a damaged bank or run, a missing tool, a loss that is not finite, a stop that was asked."""
+    """A training cannot go on: a damaged bank or run, a missing tool, a loss that is not finite, a wish to stop."""

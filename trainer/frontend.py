@@ -1,4 +1,4 @@
-"""Log-mel front end as plain matrix products, so that it exports into the ONNX graph and gives the same numbers there."""
+"""Log-mel front end as plain matrix products, so that it exports into the ONNX graph with the same numbers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def mel_filterbank(settings: FrontEndSettings) -> NDArray[np.float64]:
 
 
 def dft_kernels(settings: FrontEndSettings) -> NDArray[np.float64]:
-    """Return Hann-windowed cosine and sine rows (2 * (n_fft // 2 + 1), frame_length), of unit gain for a full-scale sine.
+    """Return Hann-windowed cosine and sine rows (2 * (n_fft // 2 + 1), frame_length), of unit gain for a sine.
 
     The window is the periodic Hann window; the factor 2 / sum(hann) makes the magnitude of a sine its amplitude.
     """

@@ -74,8 +74,8 @@ class Answers(nn.Module):
 def shared_cross_entropy(logits: Tensor, labels: Tensor, share: Tensor, smoothing: float) -> Tensor:
     """Cross-entropy to up to two labels a window, weighted by each one's share; -1 is no label.
 
-    logits: (n, k), labels: (n, 2) int64, share: (n,) of the first label. Returns the sum divided by the labelled weight,
-    or by 1 where that is less, so that a batch with hardly a label has little to say.
+    logits: (n, k), labels: (n, 2) int64, share: (n,) of the first label. Returns the sum divided by the labelled
+    weight, or by 1 where that is less, so that a batch with hardly a label has little to say.
     """
     log_p = functional.log_softmax(logits, dim=1)
     weights = torch.stack([share, 1.0 - share], dim=1) * (labels >= 0)

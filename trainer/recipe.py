@@ -57,5 +57,5 @@ def keep_to_recipe(directory: Path, recipe: Mapping[str, Any]) -> None:
         differing = [key for key in sorted(known.keys() | now.keys()) if known.get(key) != now.get(key)]
         found = "; ".join(f"{key} was {known.get(key)}, now {now.get(key)}" for key in differing)
         raise ConfigurationError(
-            f"{directory} holds a run that was begun otherwise ({found}); repeat its options to go on, or give another --out"
+            f"{directory} holds a run that was begun otherwise ({found}); repeat its options, or give another --out"
         )

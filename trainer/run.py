@@ -1,4 +1,4 @@
-"""One training run: networks, their running average, optimiser and step, from update to update and from disk to disk."""
+"""One training run: networks, their running average, optimiser and step; it can be put on disk and taken up again."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Run:
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise TrainingError(
-                f"{path} does not continue this run ({reason}); it is damaged, or was begun with another bank or another "
+                f"{path} does not continue this run ({reason}); it is damaged, or was begun with another bank or "
                 f"student: give another folder, or delete the file to begin again"
             ) from error
         self.average = {k: v.to(self.device) for k, v in average.items()}

@@ -15,8 +15,8 @@ from edge.errors import ConfigurationError
 class DistilSettings:
     """``learning_rate`` is the peak after ``warmup_steps``; it falls to zero over ``steps`` as a cosine.
 
-    The weights are those of the loss's terms; a term of weight 0 is left out. ``sound_label_weight`` is 0 because labels
-    of sounds made the embedding learn its training clips by heart (docs/training.md).
+    The weights are those of the loss's terms; a term of weight 0 is left out. ``sound_label_weight`` is 0 because
+    labels of sounds made the embedding learn its training clips by heart (docs/training.md).
     """
 
     steps: int = 8000

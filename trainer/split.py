@@ -13,7 +13,7 @@ PARTS = ("train", "held_out")
 
 
 def split_set(directory: Path, out: Path, held_out: Callable[[Clip], bool] = is_held_out) -> tuple[int, int]:
-    """Link the clips of one set into ``out/train/<set>`` and ``out/held_out/<set>``, each with its part of ``meta.csv``.
+    """Link the clips of one set into ``out/train/<set>`` and ``out/held_out/<set>``, ``meta.csv`` divided too.
 
     Returns (training clips, held-out clips). Existing links are kept. Raises AudioError when the set holds no clip.
     """

@@ -35,7 +35,7 @@ class StudentSettings:
         unknown = set(values) - {"frontend", "widths", "strides", "dim"}
         if unknown:
             raise BundleError(
-                f"the checkpoint's settings hold unknown keys {sorted(unknown)}; wanted frontend, widths, strides, dim; "
+                f"the settings hold unknown keys {sorted(unknown)}; wanted frontend, widths, strides, dim; "
                 f"read it with the trainer that wrote it"
             )
         return cls(
@@ -122,7 +122,7 @@ def embed_windows(model: Student, windows: NDArray[np.float32], *, batch_size: i
 
 
 def save_checkpoint(directory: Path, model: Student, meta: Mapping[str, Any]) -> None:
-    """Write ``model.safetensors`` and ``checkpoint.json`` (settings, what it was trained on, figures), each whole or not."""
+    """Write ``model.safetensors`` and ``checkpoint.json`` (settings, data, figures), each of them whole or not."""
     directory.mkdir(parents=True, exist_ok=True)
     weights, description = directory / "model.safetensors", directory / "checkpoint.json"
     values = {"schema": CHECKPOINT_SCHEMA, "kind": "student", "settings": asdict(model.settings), **meta}

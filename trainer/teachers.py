@@ -77,8 +77,8 @@ class SpeechTeacher:
 def load_teachers(files: Sequence[Path], *, window_length: int = 16000) -> dict[str, Teacher]:
     """Recognise teachers by their graph's inputs and outputs, and prove each on one silent window.
 
-    Returns {"sound": ..., "speech": ...} of those found. Raises BundleError when a file is no known teacher, two are the
-    same one, a speech embedding comes without its melspectrogram, or a teacher does not answer.
+    Returns {"sound": ..., "speech": ...} of those found. Raises BundleError when a file is no known teacher, two are
+    the same one, a speech embedding comes without its melspectrogram, or a teacher does not answer.
     """
     found: dict[str, tuple[Path, ort.InferenceSession]] = {}
     for path in files:

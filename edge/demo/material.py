@@ -39,8 +39,8 @@ _GAP_S = (1.2, 2.2)
 class Plan:
     """How much of everything.
 
-    n_examples: taught of each sound. n_repeats, n_unknown: takes of each known sound, and strangers, per lap of testing.
-    n_live: sounds played in real time at the end.
+    n_examples: taught of each sound. n_repeats: takes of each known sound in a lap of testing, n_unknown: strangers in
+    it. n_live: sounds played in real time at the end.
     """
 
     n_kitchen: int = 5

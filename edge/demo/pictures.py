@@ -30,7 +30,7 @@ def png(pixels: NDArray[np.uint8], colours: NDArray[np.uint8]) -> bytes:
     chunks = (
         (b"IHDR", header),
         (b"PLTE", colours.tobytes()),
-        (b"IDAT", zlib.compress(rows.tobytes(), 9)),
+        (b"IDAT", zlib.compress(rows.tobytes(), 6)),
         (b"IEND", b""),
     )
     body = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)

@@ -314,9 +314,7 @@ def test_doctor_names_what_fails_and_still_looks_at_the_rest(sk: Soundkeep, tmp_
 
 def test_without_json_the_answers_are_sentences(taught: Soundkeep) -> None:
     assert "bell  2 example(s)" in taught("classes", json_lines=False).out
-    assert ": bell  (bell 0." in taught("classify", taught.sound("bell2"), json_lines=False).out or "bell" in taught(
-        "classify", taught.sound("bell2"), json_lines=False
-    ).out
+    assert "bell2.wav: bell  (bell " in taught("classify", taught.sound("bell2"), json_lines=False).out
     assert "taught bell" in taught("history", json_lines=False).out
     assert "taken back: taught hum" in taught("undo", json_lines=False).out
 
@@ -591,7 +589,7 @@ def test_a_replay_prints_every_event_and_ends(taught: Soundkeep) -> None:
 def test_the_live_path_and_classify_agree(taught: Soundkeep) -> None:
     live = taught("listen", "--source", taught.sound("hum3"), "--speed", "max", "--api", "off").lines
     whole = taught("classify", taught.sound("hum3")).value["events"]
-    ends = [event for event in live if event["phase"] == "offset"]
+    ends = sorted((e for e in live if e["phase"] == "offset"), key=lambda e: (e["onset_sample"], e["label"] or ""))
     assert [(e["label"], e["onset_s"], e["offset_s"]) for e in ends] == [
         (e["label"], e["onset_s"], e["offset_s"]) for e in whole
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import time
 from pathlib import Path
 
 import numpy as np
@@ -70,14 +69,12 @@ def test_a_model_that_asks_for_32_gib_costs_the_parent_nothing(tmp_path: Path) -
 
 def test_a_model_without_end_is_stopped(tmp_path: Path) -> None:
     bundle = write(tmp_path / "endless", endless_backbone())
-    begin = time.monotonic()
     with pytest.raises(BundleError, match="did not load and run one window within 3 s"):
         prove_in_child(bundle, timeout_s=3.0)
-    assert time.monotonic() - begin < 20.0
 
 
 def test_a_child_without_room_to_live_is_reported(small_bundle: Bundle) -> None:
-    with pytest.raises(BundleError, match="needs more memory|broke the process"):
+    with pytest.raises(BundleError, match=r"needs more memory|broke the process"):
         prove_in_child(small_bundle, max_address_bytes=64 * 2**20)
 
 

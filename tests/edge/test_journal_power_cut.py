@@ -103,7 +103,9 @@ def test_without_waiting_for_the_disk_acknowledged_commands_are_lost(
         except (AssertionError, SoundkeepError):
             lost += 1
             shutil.rmtree(quick / "disk")
-    assert lost > 20
+        if lost == 10:
+            return
+    raise AssertionError(f"only {lost} disks had lost something")
 
 
 def open_disk(folder: Path, files: dict[str, bytes]) -> dict[str, Any]:

@@ -206,7 +206,7 @@ def test_files_that_cannot_be_read_or_written(tmp_path: Path) -> None:
         with pytest.raises(MemoryFileError, match="cannot read the memory file"):
             read_memory(path)
     (tmp_path / "empty").write_bytes(b"")
-    with pytest.raises(MemoryFileError, match=r"empty: this is not a soundkeep memory file"):
+    with pytest.raises(MemoryFileError, match="this is not a soundkeep memory file"):
         read_memory(tmp_path / "empty")
     with pytest.raises(MemoryFileError, match="cannot write the memory file"):
         write_memory(tmp_path / "none" / "file", SPACE, [])

@@ -109,10 +109,10 @@ def test_a_million_operators_are_refused_at_once() -> None:
     nodes = b"\x0a\x00" * 1_000_000
     length = len(nodes)
     varint = bytes([length & 127 | 128, length >> 7 & 127 | 128, length >> 14 & 127 | 128, length >> 21])
-    begin = time.perf_counter()
+    begin = time.process_time()
     with pytest.raises(BundleError, match=f"more than {MAX_NODES} operators"):
         check_onnx(b"\x3a" + varint + nodes)
-    assert time.perf_counter() - begin < 5.0
+    assert time.process_time() - begin < 5.0
 
 
 def test_fields_and_depth_have_an_end() -> None:
