@@ -124,7 +124,7 @@ def streaming_lda(s: Setting) -> Burst:
 def river_softmax(s: Setting) -> Burst:
     from river import linear_model, optim
 
-    model = linear_model.SoftmaxRegression(optimizer=optim.SGD(0.05))
+    model: Any = linear_model.SoftmaxRegression(optimizer=optim.SGD(0.05))
     for x, y in zip(s.features[: 2 * s.n_classes], s.number, strict=False):
         model.learn_one(dict(enumerate((x / 2.0**14).tolist())), int(y))
 
@@ -145,7 +145,7 @@ def river_logistic(s: Setting) -> Burst:
     import pandas
     from river import linear_model, multiclass, optim
 
-    model = multiclass.OneVsRestClassifier(linear_model.LogisticRegression(optimizer=optim.SGD(0.3)))
+    model: Any = multiclass.OneVsRestClassifier(linear_model.LogisticRegression(optimizer=optim.SGD(0.3)))
     columns = list(range(s.dim))
     for start in range(0, len(s.features), 64):
         part = pandas.DataFrame(s.features[start : start + 64] / 2.0**14, columns=columns)
@@ -177,7 +177,7 @@ LEARNERS: dict[str, tuple[str, Callable[[Setting], Burst]]] = {
 
 
 def measure(s: Setting, make: Callable[[Setting], Burst], n_slow: int) -> dict[str, Any]:
-    """Median milliseconds of update plus reading a head plus scoring one window, and accuracy where scoring is cheap."""
+    """Median milliseconds of update, reading a head and scoring one window; accuracy where scoring is cheap."""
     learn = make(s)
     times: list[float] = []
     scores: Callable[[NDArray[np.int16]], Array] | None = None

@@ -18,7 +18,7 @@ from edge.records import Record
 
 TOO_QUIET_DBFS = -50.0
 CLIPPED_SHARE = 0.005
-LITTLE_VARIATION_COSINE = 0.99
+LITTLE_VARIATION_COSINE = 0.9975
 SIMILAR_SHARE = 0.85
 LITTLE_VARIATION_RECORDS = 3
 
@@ -49,22 +49,28 @@ def about_level(example: Example) -> list[Advice]:
     return advice
 
 
-def about_likeness(name: str, record: Record, known: Mapping[str, NDArray[np.float64]]) -> list[Advice]:
-    """The same as, or nearly the same as, a record of its class that is known already.
+def about_likeness(
+    names: Sequence[str], records: Sequence[Record], known: Mapping[str, NDArray[np.float64]]
+) -> list[Advice]:
+    """The same as, or nearly the same as, an example of its class: one known before, or one earlier in this command.
 
-    known: record id -> ``mean_direction`` (d,).
+    names: what to call each record in a sentence. known: record id -> ``mean_direction`` (d,) of the class's records.
     """
-    if record.id in known:
-        return [Advice("duplicate", f"{name} is known already: the same example counts once")]
-    if not known:
-        return []
-    ids = list(known)
-    cosines = np.stack([known[i] for i in ids]) @ mean_direction(record)
-    best = int(np.argmax(cosines))
-    if cosines[best] < NEARLY_EQUAL:
-        return []
-    sentence = f"{name} is nearly the same recording as record {ids[best][:12]}; another recording teaches more"
-    return [Advice("near_duplicate", sentence)]
+    ids = [*known, *(record.id for record in records)]
+    new = np.stack([mean_direction(record) for record in records])
+    every = np.vstack([*known.values(), new])
+    advice = []
+    for i, (name, record) in enumerate(zip(names, records, strict=True)):
+        n_before = len(known) + i
+        if record.id in known or record.id in ids[len(known) : n_before]:
+            advice.append(Advice("duplicate", f"{name} is known already: the same example counts once"))
+            continue
+        cosines = every[:n_before] @ new[i]
+        if n_before and cosines.max() >= NEARLY_EQUAL:
+            like = ids[int(np.argmax(cosines))][:12]
+            sentence = f"{name} is nearly the same recording as record {like}; another recording teaches more"
+            advice.append(Advice("near_duplicate", sentence))
+    return advice
 
 
 def about_class(
@@ -93,12 +99,11 @@ def about_variation(label: str, directions: NDArray[np.float64]) -> list[Advice]
     """All examples of a class alike. directions: (n, d), mean directions of its records."""
     if len(directions) < LITTLE_VARIATION_RECORDS:
         return []
-    lowest = float(np.min(directions @ directions.T))
-    if lowest < LITTLE_VARIATION_COSINE:
+    middle = directions.mean(axis=0)
+    cosines = directions @ middle / max(float(np.linalg.norm(middle)), 1e-12)
+    if cosines.min() < LITTLE_VARIATION_COSINE:
         return []
-    return [
-        Advice(
-            "little_variation",
-            f"the {len(directions)} examples of {label!r} vary too little; record it from another place or another day",
-        )
-    ]
+    sentence = (
+        f"the {len(directions)} examples of {label!r} vary too little; record it from another place or on another day"
+    )
+    return [Advice("little_variation", sentence)]

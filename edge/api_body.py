@@ -52,7 +52,10 @@ class Fields:
         return value
 
     def optional_text(self, name: str) -> str | None:
-        return self.text(name) if self._value.get(name) is not None else self._skip(name)
+        if self._value.get(name) is None:
+            self._asked.append(name)
+            return None
+        return self.text(name)
 
     def seconds(self, name: str, *, max_seconds: float) -> float:
         value = self._take(name)
@@ -63,7 +66,10 @@ class Fields:
         return float(value)
 
     def flag(self, name: str, *, default: bool | None = None) -> bool:
-        value = self._take(name) if default is None or name in self._value else self._skip(name) or default
+        if default is not None and name not in self._value:
+            self._asked.append(name)
+            return default
+        value = self._take(name)
         if not isinstance(value, bool):
             raise MisuseError(f"{name!r} is {_shown(value)}; wanted true or false")
         return value
@@ -88,9 +94,6 @@ class Fields:
         if name not in self._value:
             raise MisuseError(f"{name!r} is missing; send it in the JSON object")
         return self._value[name]
-
-    def _skip(self, name: str) -> None:
-        self._asked.append(name)
 
 
 def _shown(value: Any) -> str:

@@ -16,11 +16,12 @@ from edge.hearing import Example, Levels
 from edge.space import EmbeddingSpace
 
 _FIELDS = {"space", "embeddings", "power", "peak", "clipped", "provenance"}
+_OPTIONAL = {"samples"}
 
 
 def example_to_json(example: Example) -> dict[str, Any]:
-    """Return plain JSON values; the embeddings as base64 of little-endian int16, row after row."""
-    return {
+    """Return plain JSON values; the embeddings as base64 of little-endian int16, row after row; audio as 16-bit PCM."""
+    value = {
         "space": example.space.sha256,
         "embeddings": base64.b64encode(example.embeddings.astype("<i2").tobytes()).decode("ascii"),
         "power": example.levels.power.tolist(),
@@ -28,12 +29,16 @@ def example_to_json(example: Example) -> dict[str, Any]:
         "clipped": example.levels.clipped.tolist(),
         "provenance": dict(example.provenance),
     }
+    if example.samples is not None:
+        pcm = np.clip(np.rint(example.samples * 32768.0), -32768, 32767).astype("<i2")
+        value["samples"] = base64.b64encode(pcm.tobytes()).decode("ascii")
+    return value
 
 
 def example_from_json(value: Mapping[str, Any], space: EmbeddingSpace) -> Example:
     """Check and rebuild. Raises MisuseError when malformed, SpaceMismatchError when it was embedded by another ear."""
-    if set(value) != _FIELDS:
-        odd = sorted(set(value) ^ _FIELDS)
+    if set(value) - _OPTIONAL != _FIELDS:
+        odd = sorted((set(value) - _OPTIONAL) ^ _FIELDS)
         raise MisuseError(f"an example has missing or unknown fields {odd[:5]}; wanted {sorted(_FIELDS)}")
     if value["space"] != space.sha256:
         raise SpaceMismatchError(
@@ -55,7 +60,19 @@ def example_from_json(value: Mapping[str, Any], space: EmbeddingSpace) -> Exampl
     if not isinstance(value["provenance"], dict):
         raise MisuseError("the provenance of an example is not a JSON object; send one, empty if need be")
     levels = Levels(*(_column(value[name], n_windows, name) for name in ("power", "peak", "clipped")))
-    return Example(space, embeddings, levels, value["provenance"])
+    return Example(space, embeddings, levels, value["provenance"], _samples(value.get("samples")))
+
+
+def _samples(encoded: Any) -> NDArray[np.float32] | None:
+    if encoded is None:
+        return None
+    try:
+        data = base64.b64decode(encoded, validate=True)
+        return np.frombuffer(data, dtype="<i2").astype(np.float32) / np.float32(32768.0)
+    except (TypeError, ValueError, binascii.Error) as error:
+        raise MisuseError(
+            "the samples of an example are not base64 of 16-bit PCM; leave them out or correct them"
+        ) from error
 
 
 def _column(values: Any, n_windows: int, name: str) -> NDArray[np.float64]:

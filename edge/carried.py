@@ -5,9 +5,9 @@ symmetric and P stays positive; the form that reuses (D P)' on one side feeds it
 some ten thousand samples. P must follow its own U, or its error grows.
 
 The solution need not share P's error. In float64 a product P D' is off by eps times the condition of A, and nothing in
-the recursion takes that back from W. A itself is known exactly, so the step that W takes uses U corrected once,
-U + P (D' - A U), which squares the relative error. Sources: Woodbury's identity; Ljung and Ljung 1985; Verhaegen 1989;
-iterative refinement, Wilkinson 1963.
+the recursion takes that back from W. A itself is known exactly, so the step that W takes uses U corrected,
+U + P (D' - A U), which squares the relative error; again, if the first correction was large. Sources: Woodbury's
+identity; Ljung and Ljung 1985; Verhaegen 1989; iterative refinement, Wilkinson 1963.
 """
 
 from __future__ import annotations
@@ -18,14 +18,19 @@ import numpy as np
 
 from edge.errors import NotExactError
 from edge.scatter import too_small_ridge
-from edge.symmetric import Array, KernelName, kernels
+from edge.symmetric import FEW_COLUMNS, Array, KernelName, kernels
 
 RE_ANCHOR_ABOVE = 1e-13
 REFUSE_ABOVE = 1e-11
 MAX_CORRECTION = 1e-3
+CORRECTED_BELOW = 1e-15
+PLAIN_BUDGET = 2e-14
+SAFETY = 4.0
+MAX_CORRECTIONS = 5
 MAX_STEP_ROWS = 64
 CHECK_EVERY = 256
 SHRINKAGE = 64.0
+TINY = float(np.finfo(np.float64).tiny)
 
 
 class CarriedSolution:
@@ -34,7 +39,7 @@ class CarriedSolution:
     Subclasses know A and Q from exact integers (``system``, ``_product``).
 
     The residual ||Q - A W|| / (||A|| ||W|| + ||Q||), in Frobenius norms, is looked at after ``max(256, 8 k)`` windows
-    and when W shrank by a factor of 64, after one step of refinement, W + P (Q - A W). That costs less than the updates
+    and when W shrank by a factor of 64, after one refinement, W + P (Q - A W). That costs less than the updates
     in between. Above ``re_anchor_above``, or when a step's correction passes 1e-3 of the step, P and W are solved again
     from the exact system; ``n_reanchored`` counts that. While the residual is above 1e-11, reading is refused.
     """
@@ -48,6 +53,7 @@ class CarriedSolution:
         self._inverse: Array = np.zeros((dim, dim), order="F")
         self._n_unchecked = 0
         self._largest = 0.0
+        self._added_residual = 0.0
         self._last_residual = 0.0
 
     def system(self) -> tuple[Array, Array]:
@@ -70,7 +76,9 @@ class CarriedSolution:
 
     def residual(self) -> float:
         """Relative residual of W against the exact system, now. Costs O(d^2 k)."""
-        matrix, targets = self.system()
+        return self._residual_in(*self.system())
+
+    def _residual_in(self, matrix: Array, targets: Array) -> float:
         return relative_residual(targets - matrix @ self._columns, matrix, self._columns, targets)
 
     def check(self) -> float:
@@ -78,11 +86,12 @@ class CarriedSolution:
         matrix, targets = self.system()
         self._columns += self._kernels.multiply(self._inverse, np.asfortranarray(targets - matrix @ self._columns))
         self._follow_columns()
-        self._last_residual = self.residual()
+        self._added_residual = 0.0
+        self._last_residual = self._residual_in(matrix, targets)
         if not self._last_residual <= self._re_anchor_above:
             self.n_reanchored += 1
             self._anchor()
-            self._last_residual = self.residual()
+            self._last_residual = self._residual_in(matrix, targets)
         return self._last_residual
 
     def _anchor(self) -> None:
@@ -94,7 +103,7 @@ class CarriedSolution:
             raise too_small_ridge(self._ridge_term) from e
         self._columns = np.array(self._kernels.cholesky_solve(factor, np.asfortranarray(targets)), order="F")
         self._inverse = self._kernels.cholesky_inverse(factor)
-        self._last_residual = 0.0
+        self._last_residual = self._added_residual = 0.0
         self._watch_from_here()
         self._follow_columns()
 
@@ -108,14 +117,26 @@ class CarriedSolution:
         then nothing has changed.
         """
         plain = self._kernels.multiply(self._inverse, rows.T)
-        correction = self._kernels.multiply(self._inverse, rows.T - self._product(plain))
-        drift, size = float(np.linalg.norm(correction)), float(np.linalg.norm(plain))
-        if not drift <= MAX_CORRECTION * size and math.isfinite(self._re_anchor_above):
+        step, solved = self._step(rows, plain, right)
+        if len(rows) > FEW_COLUMNS and self._may_stay_plain(rows, plain, step, solved):
+            self._kernels.add_outer(self._inverse, step, -1.0)
+            return step, solved
+        corrected, drift = self._corrected(plain, rows.T)
+        if not drift <= MAX_CORRECTION and math.isfinite(self._re_anchor_above):
             raise np.linalg.LinAlgError("the carried inverse has drifted")
-        own, solved = self._step(rows, plain + correction, right)
-        step, _ = self._step(rows, plain, right[:, :0])
         self._kernels.add_outer(self._inverse, step, -1.0)
-        return own, solved
+        return self._step(rows, corrected, right)
+
+    def _may_stay_plain(self, rows: Array, plain: Array, step: Array, solved: Array) -> bool:
+        """Whether a long burst can do without the correction: the residual it may add, together with what earlier ones
+        added since W was last refined, stays below a budget. The drift is measured on one row of the burst."""
+        _, drift = self._corrected(plain[:, -1:], rows[-1:].T)
+        change = math.sqrt(max(0.0, float(np.sum((step @ step.T) * (solved @ solved.T)))))
+        added = SAFETY * drift * change / max(float(np.linalg.norm(self._columns)), TINY)
+        if not self._added_residual + added <= PLAIN_BUDGET:
+            return False
+        self._added_residual += added
+        return True
 
     def _step(self, rows: Array, spread: Array, right: Array) -> tuple[Array, Array]:
         """L^-1 spread' and L^-1 right, with L L' = I + rows spread."""
@@ -129,13 +150,25 @@ class CarriedSolution:
         factor = np.asarray(np.linalg.cholesky((small + small.T) / 2.0), dtype=np.float64)
         return self._kernels.lower_solve(factor, spread.T), self._kernels.lower_solve(factor, right)
 
+    def _corrected(self, plain: Array, wanted: Array) -> tuple[Array, float]:
+        """A^-1 wanted (d, m) from P wanted, and the relative size of the first correction, the error of P here.
+
+        Each correction multiplies the error by that size, so it says how many are needed; always at least one.
+        """
+        correction = self._kernels.multiply(self._inverse, wanted - self._product(plain))
+        drift = float(np.linalg.norm(correction)) / max(float(np.linalg.norm(plain)), TINY)
+        corrected, error = plain + correction, drift * drift
+        for _ in range(MAX_CORRECTIONS - 1):
+            if not CORRECTED_BELOW < error < 1.0:
+                break
+            corrected += self._kernels.multiply(self._inverse, wanted - self._product(corrected))
+            error *= drift
+        return corrected, drift
+
     def _solve_column(self, target: Array) -> Array:
-        """A^-1 target (d,), refined twice; (d, 1) in Fortran order."""
+        """A^-1 target (d,) as (d, 1) in Fortran order."""
         wanted = target[:, None]
-        column = self._kernels.multiply(self._inverse, wanted)
-        for _ in range(2):
-            column += self._kernels.multiply(self._inverse, wanted - self._product(column))
-        return column
+        return self._corrected(self._kernels.multiply(self._inverse, wanted), wanted)[0]
 
     def _learnt(self, n_windows: int) -> None:
         """Count what was learnt since the last look, and look when it is time."""

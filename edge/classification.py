@@ -74,13 +74,21 @@ def _events(heard: Heard, labels: Sequence[str], z: NDArray[np.float64], setting
     return sorted((e for e in reported if e.phase == "offset"), key=lambda e: (e.onset_sample, e.label or ""))
 
 
-def write_npz(path: str, **arrays: NDArray[Any]) -> None:
-    """Write arrays to exactly ``path``, whole or not at all. Raises StateError."""
+def write_embeddings(
+    path: str,
+    embeddings: NDArray[np.float32],
+    file_index: NDArray[np.int64],
+    start_sample: NDArray[np.int64],
+    files: NDArray[np.str_],
+) -> None:
+    """Write the answer of `soundkeep embed` to exactly ``path``, whole or not at all. Raises StateError."""
     beside = Path(f"{path}.{os.getpid()}.tmp")
     try:
         try:
             with beside.open("wb") as file:
-                np.savez(file, **arrays)
+                np.savez(
+                    file, embeddings=embeddings, file_index=file_index, start_sample=start_sample, files=files
+                )
             os.replace(beside, path)
         finally:
             beside.unlink(missing_ok=True)

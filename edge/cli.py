@@ -8,6 +8,7 @@ are imported when they are called, so that help is fast.
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from typing import Any
 
@@ -74,6 +75,10 @@ def main(ctx: click.Context, state: str | None, bundle: str | None, as_json: boo
     """Teach a device sounds, live. It learns exactly, forgets exactly, and never forgets by accident."""
     from edge.commands.workbench import Workbench
     from edge.config import state_directory
+
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show stops nothing
 
     ctx.obj = Workbench(state_dir=state_directory(state), bundle_option=bundle, as_json=as_json)
 

@@ -87,7 +87,8 @@ class DecisionOverrides:
 
     threshold: float | None = None
     low_threshold: float | None = None
-    softness: float | None = None
+    rival_share: float | None = None
+    rival_windows: int | None = None
     k: int | None = None
     n: int | None = None
     min_ms: int | None = None
@@ -116,7 +117,7 @@ class Settings:
 
 
 def state_directory(option: str | None, environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the directory to use: the option, SOUNDKEEP_STATE, systemd's STATE_DIRECTORY or the user's own, in that order."""
+    """Return the option, else SOUNDKEEP_STATE, else systemd's STATE_DIRECTORY, else the user's own folder."""
     if option is not None:
         chosen = option
     elif environ.get("SOUNDKEEP_STATE"):

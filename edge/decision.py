@@ -1,7 +1,8 @@
 """From scores to events: each taught class is tested by itself, everything else is unknown or background.
 
-The scores are z values: a class's linear score, less the background's mean, over the background's deviation. One
-threshold therefore fits all classes; ``per_class`` overrides it where a user wants another.
+The scores come from ``edge.heads.DetectionHead.scores``: a class's linear score in deviations of the background, less
+what the background's own classes say. One threshold therefore fits all classes; ``per_class`` overrides it where a user
+wants another.
 """
 
 from __future__ import annotations
@@ -16,24 +17,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import ConfigurationError
+from edge.records import BACKGROUND
 
 Array = NDArray[np.float64]
 SILENT = -math.inf
+TINY = 1e-9
 
 
 @dataclass(frozen=True)
 class DecisionSettings:
-    """``threshold`` opens an event, ``low_threshold`` keeps it open (z values); k of the last n windows must pass.
+    """``threshold`` opens an event, ``low_threshold`` keeps it open; k of the last n windows must pass.
 
-    ``softness``: z distance over which the score moves from 0.5 to 0.73. ``unknown_above_db``: a window this far above
+    ``rival_share``: a class counts only with at least this share of the largest score that any taught class had in the
+    last ``rival_windows`` windows, so that one bark is not three animals; 0 switches that off. ``unknown_above_db``: a window this far above
     the running noise floor that no class claims is an unknown sound; ``floor_seconds``: memory of that floor.
     """
 
-    threshold: float = 6.0
-    low_threshold: float = 4.5
-    softness: float = 1.0
-    k: int = 1
-    n: int = 1
+    threshold: float = 5.0
+    low_threshold: float = 3.5
+    rival_share: float = 0.5
+    rival_windows: int = 5
+    k: int = 2
+    n: int = 3
     min_ms: int = 0
     hold_ms: int = 500
     refractory_ms: int = 2000
@@ -52,10 +57,9 @@ class DecisionSettings:
     def threshold_for(self, label: str) -> float:
         return self.per_class.get(label, self.threshold)
 
-    def score(self, z: float, label: str) -> float:
-        """Map a z value to [0, 1]; the class's threshold is 0.5."""
-        x = (z - self.threshold_for(label)) / self.softness
-        return 1.0 / (1.0 + math.exp(-x)) if x > -700.0 else 0.0
+    def score(self, value: float, label: str) -> float:
+        """Map a head's score to [0, 1): x / (x + threshold), so the class's threshold is 0.5; 0 for what is negative."""
+        return value / (value + max(self.threshold_for(label), TINY)) if value > 0.0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -122,34 +126,39 @@ class Decider:
         self._hop_length = hop_length
         self._tracks: dict[str, _Track] = {}
         self._floor = NoiseFloor(int(settings.floor_seconds * sample_rate / hop_length))
+        self._leaders: deque[float] = deque(maxlen=max(1, settings.rival_windows))
         self._n_events = 0
-        self._last_start = 0
 
     @property
     def active(self) -> tuple[str, ...]:
         """Labels of the events that are open now, sorted; empty when there is nothing but background."""
         return tuple(sorted(k for k, t in self._tracks.items() if t.event_id is not None and k != self.UNKNOWN))
 
-    def push(self, start_sample: int, labels: Sequence[str], z: Array, level: float) -> list[Event]:
+    def push(self, start_sample: int, labels: Sequence[str], scores: Array, level: float) -> list[Event]:
         """Judge one window.
 
-        start_sample: where the window starts. labels: (k,) taught classes that are enabled. z: (k,) their z values.
+        start_sample: where the window starts. labels: (k,) taught classes that are enabled, and BACKGROUND where
+        sounds are ignored: it is never reported, but what it explains is not unknown. scores: (k,) of the head.
         level: the window's level in dBFS, -inf for digital silence, which never is a hit.
         """
         s = self.settings
-        self._last_start = start_sample
         floor = self._floor.push(level)
         events: list[Event] = []
         for gone in [k for k in self._tracks if k != self.UNKNOWN and k not in labels]:
             events += self._close(gone, self._tracks.pop(gone))
         near = False
-        for label, value in zip(labels, z.tolist(), strict=True):
-            value = value if level > SILENT and math.isfinite(value) else SILENT
+        heard = [v if level > SILENT and math.isfinite(v) else SILENT for v in scores.tolist()]
+        taught = [(label, v) for label, v in zip(labels, heard, strict=True) if label != BACKGROUND]
+        self._leaders.append(max((v for _, v in taught), default=SILENT))
+        least = s.rival_share * max(self._leaders)
+        ignored = any(v >= s.threshold for label, v in zip(labels, heard, strict=True) if label == BACKGROUND)
+        for label, value in taught:
+            value = value if value >= least or s.rival_share == 0.0 else SILENT
             threshold = s.threshold_for(label)
             low = threshold - (s.threshold - s.low_threshold)
             near = near or value >= low
             events += self._step(label, start_sample, value, threshold, low)
-        explained = near or any(label in self.active for label in labels)
+        explained = near or ignored or any(label in self.active for label in labels)
         loud = level > SILENT and level >= floor + s.unknown_above_db and not explained
         events += self._step(self.UNKNOWN, start_sample, 1.0 if loud else SILENT, 1.0, 1.0)
         return events
@@ -159,6 +168,7 @@ class Decider:
         events = [e for label, track in self._tracks.items() for e in self._close(label, track)]
         for track in self._tracks.values():
             track.hits.clear()
+        self._leaders.clear()
         return events
 
     def flush(self) -> list[Event]:
@@ -239,18 +249,20 @@ class ClipDecision:
     scores: Mapping[str, float]
 
 
-def decide_clip(labels: Sequence[str], z: Array, settings: DecisionSettings) -> ClipDecision:
-    """Pool a clip's sound-carrying windows: the class with the best mean z, if its best window passes the threshold.
+def decide_clip(labels: Sequence[str], scores: Array, settings: DecisionSettings) -> ClipDecision:
+    """Pool a clip's sound-carrying windows: the class with the best mean, if its best window passes its threshold.
 
-    labels: (k,). z: (n, k) z values of the clip's windows that carry sound; n = 0 (silence) is unknown.
-    A class's score is that of the mean of its mean and its best window: a short sound in a long clip still counts.
+    labels: (k,), BACKGROUND among them is passed over. scores: (n, k) of the clip's windows that carry sound; n = 0 (silence) is unknown.
+    A class is reported with its best window: a short sound in a long clip still counts.
     """
-    if len(labels) == 0 or len(z) == 0:
+    taught = [i for i, label in enumerate(labels) if label != BACKGROUND]
+    labels, scores = [labels[i] for i in taught], scores[:, taught]
+    if len(labels) == 0 or len(scores) == 0:
         return ClipDecision(None, 0.0, dict.fromkeys(labels, 0.0))
-    mean, best = z.mean(axis=0), z.max(axis=0)
-    scores = {label: settings.score(float(best[i]), label) for i, label in enumerate(labels)}
+    mean, best = scores.mean(axis=0), scores.max(axis=0)
+    reported = {label: settings.score(float(best[i]), label) for i, label in enumerate(labels)}
     margin = np.array([mean[i] - settings.threshold_for(label) for i, label in enumerate(labels)])
     winner = int(np.argmax(margin))
     label = labels[winner]
     known = float(best[winner]) >= settings.threshold_for(label)
-    return ClipDecision(label if known else None, scores[label], scores)
+    return ClipDecision(label if known else None, reported[label], reported)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import NotEnoughSamplesError, SpaceMismatchError
+from edge.rivals import Rivals
 from edge.scatter import require_power_of_two, ridge_term, solve, total_scatter, within_scatter
 from edge.space import FeatureSpace
 from edge.statistics import SufficientStatistics
@@ -116,7 +117,7 @@ class Background:
 
     mean: (d,), zero when there is nothing. covariance: (d, d), total, with ``ridge`` isotropic windows in it.
     scatter: (d, d), scatter sum about the background's own class means, rounded to whole numbers so that the live head
-    can add to it exactly. n_samples: weighted. Grid units.
+    can add to it exactly. n_samples: weighted. rivals: filters of its own classes. Grid units.
     """
 
     space: FeatureSpace
@@ -124,6 +125,7 @@ class Background:
     covariance: Array
     scatter: Array
     n_samples: float
+    rivals: Rivals
 
     @classmethod
     def from_statistics(
@@ -142,6 +144,7 @@ class Background:
         require_power_of_two("prior_weight", weight, or_zero=True)
         d = space.dim
         mean, total, within, mass = np.zeros(d), np.zeros((d, d)), np.zeros((d, d)), 0.0
+        class_means = [np.zeros((0, d))]
         for part, share in ((prior, weight), (ignored, 1.0)):
             if part is None or share == 0.0 or part.n_samples == 0:
                 continue
@@ -150,10 +153,21 @@ class Background:
             step = np.sum(part.sums, axis=0) / part.n_samples - mean
             total += share * total_scatter(part) + (mass * n / (mass + n)) * np.outer(step, step)
             within += share * within_scatter(part)
+            class_means.append(part.means)
             mean = mean + (n / (mass + n)) * step
             mass += n
         total[np.diag_indices(d)] += ridge_term(space, ridge)
-        return cls(space, mean, total / (mass + ridge), np.rint(within), mass)
+        covariance, scatter = total / (mass + ridge), np.rint(within)
+        rivals = Rivals.of(
+            np.vstack(class_means),
+            mean,
+            scatter,
+            covariance,
+            ridge=ridge,
+            space=space,
+            last_is_ignored=ignored is not None and ignored.n_samples > 0,
+        )
+        return cls(space, mean, covariance, scatter, mass, rivals)
 
     @classmethod
     def nothing(cls, space: FeatureSpace, ridge: float) -> Background:
@@ -168,9 +182,10 @@ class DetectionHead:
     z_c(x) = w_c.(x - m0) / sqrt(w_c' C0 w_c), w_c = A^-1 (mu_c - m0), with A the pooled within-class scatter of taught
     classes and background plus the ridge term, m0 and C0 the background's mean and covariance: on background, z has
     mean 0 and deviation 1. ``lda_scores`` are log-likelihood ratios of each class to a class at m0, so their largest is
-    LDA's answer with uniform prior.
+    LDA's answer with uniform prior. ``scores`` are what decides: z less what the background's own classes say.
 
-    weights: (d, k) = w_c over its deviation. offset: (k,). gain, bias: (k,), lda = gain * z + bias.
+    weights: (d, k) = w_c over its deviation. offset: (k,). gain, bias: (k,), lda = gain * z + bias. rivals: filters of
+    the background's classes. admitted: (k, m), which of them may speak against which class.
     """
 
     labels: tuple[str, ...]
@@ -178,10 +193,16 @@ class DetectionHead:
     offset: Array
     gain: Array
     bias: Array
+    rivals: Rivals
+    admitted: NDArray[np.bool_]
 
     def z(self, features: NDArray[Any]) -> Array:
         """features: (n, d) on the grid. Returns (n, k) float64, finite."""
         return np.asarray(np.asarray(features, dtype=np.float64) @ self.weights - self.offset)
+
+    def scores(self, features: NDArray[Any]) -> Array:
+        """features: (n, d) on the grid. Returns (n, k) float64, finite: z_c - log mean_j exp z_j over rivals j."""
+        return self.z(features) - self.rivals.against(features, self.admitted)
 
     def lda_scores(self, features: NDArray[Any]) -> Array:
         """features: (n, d) on the grid. Returns (n, k) float64, finite: log-likelihood ratios."""
@@ -193,9 +214,9 @@ class DetectionHead:
 
     @classmethod
     def from_columns(
-        cls, labels: tuple[str, ...], columns: Array, spread: Array, steps: Array, mean: Array, mass: float
+        cls, labels: tuple[str, ...], columns: Array, spread: Array, steps: Array, background: Background, mass: float
     ) -> DetectionHead:
-        """Normalise solved columns. columns: w (d, k). spread: C0 w (d, k). steps: mu_c - m0 (k, d). mean: m0 (d,).
+        """Normalise solved columns. columns: w (d, k). spread: C0 w (d, k). steps: mu_c - m0 (k, d).
 
         mass: N, the weighted number of samples behind A.
         """
@@ -203,10 +224,12 @@ class DetectionHead:
         weights = columns / deviation
         return cls(
             labels,
-            np.ascontiguousarray(weights),
-            mean @ weights,
+            weights,
+            background.mean @ weights,
             mass * deviation,
             -0.5 * mass * np.einsum("kd,dk->k", steps, columns),
+            background.rivals,
+            background.rivals.admitted(spread / deviation),
         )
 
 
@@ -224,9 +247,7 @@ def fit_detection(
     scatter = within_scatter(taught) + background.scatter
     columns = solve(scatter, ridge_term(taught.space, ridge), steps, kernel)
     mass = taught.n_samples + background.n_samples + ridge
-    return DetectionHead.from_columns(
-        taught.labels, columns, background.covariance @ columns, steps, background.mean, mass
-    )
+    return DetectionHead.from_columns(taught.labels, columns, background.covariance @ columns, steps, background, mass)
 
 
 def _pooled(stats: SufficientStatistics, prior: SufficientStatistics | None, weight: float) -> tuple[Array, float]:

@@ -110,7 +110,7 @@ class Learner:
     @property
     def n_windows(self) -> int:
         """Windows in the statistics, ignored ones included."""
-        return self._taught.n_samples + self._ignored.n_samples
+        return sum(self._records.about(i).n_windows for i in self._records)
 
     def n_records_of(self, label: str) -> int:
         """How many examples a class has; of BACKGROUND, how many were ignored."""
@@ -158,7 +158,7 @@ class Learner:
             self._check_space(record.space_sha256, "the memory")
         before = self._records
         new = self._add(records, lambda: self.journal.import_records(records, provenance=provenance))
-        readable = (record for i in before if (record := self._load(before, i)) is not None)
+        readable = (known for i in before if (known := self._load(before, i)) is not None)
         near = {pair.id for pair in near_duplicates(new, readable)}
         return Imported(tuple(record.id for record in new), len(near))
 
@@ -203,15 +203,18 @@ class Learner:
         return self.readout.fitted(self._taught.snapshot(), self._ignored.snapshot(), self._prior)
 
     def judge(self, embeddings: NDArray[np.int16]) -> tuple[tuple[str, ...], Array]:
-        """Labels (k,) of the enabled classes and their z values (n, k). embeddings: (n, d) int16.
+        """Labels (k,) of the enabled classes and their scores (n, k), z less the rivals. embeddings: (n, d) int16.
 
         From the recursive head in a listener, else from the fitted one.
         """
         head = self._serving or self._read_out()
         features, _ = self.space.features(embeddings)
-        z = head.z(features)
+        scores, ignored = head.scores(features), head.rivals.ignored_z(features)
         enabled = [i for i, label in enumerate(head.labels) if label not in self._disabled]
-        return tuple(head.labels[i] for i in enabled), z[:, enabled]
+        labels = tuple(head.labels[i] for i in enabled)
+        if ignored is None:
+            return labels, scores[:, enabled]
+        return (*labels, BACKGROUND), np.column_stack([scores[:, enabled], ignored])
 
     @property
     def n_reanchored(self) -> int:
@@ -261,14 +264,11 @@ class Learner:
     def _advice_on_likeness(
         self, label: str, examples: Sequence[Example], records: Sequence[Record], known: Mapping[str, Array]
     ) -> list[Advice]:
-        advice: list[Advice] = []
-        seen = dict(known)
+        advice = about_likeness([example.name for example in examples], records, known)
+        head = self._serving or self._read_out()
+        own_z = -2.0 * head.bias / head.gain
         for example, record in zip(examples, records, strict=True):
-            advice += about_likeness(example.name, record, seen)
-            seen[record.id] = mean_direction(record)
-            head = self._serving or self._read_out()
             z = head.z(self.space.features(record.embeddings)[0]).mean(axis=0)
-            own_z = -2.0 * head.bias / head.gain
             advice += about_class(example.name, label, head.labels, z, own_z, threshold=self._similar_above)
         return advice
 

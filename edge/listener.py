@@ -2,9 +2,9 @@
 
 Threads. The source runs in its own thread and hands blocks to the inbox; ``run`` is the loop and alone touches
 windower, learner, decider and recent sound; the API serves from a thread of its own and posts commands to the inbox,
-which the loop does between two windows. So nothing here needs a lock, a taught sound is known from the next window on, and the
-stream never stops: while the loop works, audio waits in the inbox and then in the source's own queue, which counts what
-it must drop.
+which the loop does between two windows. So nothing here needs a lock, a taught sound is known from the next window on,
+and the stream never stops: while the loop works, audio waits in the inbox and then in the source's own queue, which
+counts what it must drop.
 """
 
 from __future__ import annotations

@@ -64,7 +64,6 @@ class RecursiveHead(CarriedSolution):
         require_exact("scatter", np.diagonal(parts.scatter), np.diagonal(background.scatter))
         self.space = taught.space
         self._background = background
-        self._covariance: Array = background.covariance.T
         self._index = {label: i for i, label in enumerate(taught.labels)}
         self._counts = taught.counts.copy()
         self._pivots, self._rests = parts.pivots, parts.rests
@@ -110,7 +109,7 @@ class RecursiveHead(CarriedSolution):
             self._columns[:, order],
             self._spread[:, order],
             self._steps()[order],
-            self._background.mean,
+            self._background,
             mass,
         )
 
@@ -141,12 +140,15 @@ class RecursiveHead(CarriedSolution):
         return self._kernels.multiply(self._scatter, columns) - between + self._ridge_term * columns
 
     def _follow_columns(self) -> None:
-        self._spread = np.array(self._kernels.multiply(self._covariance, self._columns), order="F")
+        self._spread = self._spread_of(self._columns)
+
+    def _spread_of(self, columns: Array) -> Array:
+        return np.asfortranarray(self._background.covariance @ columns)
 
     def _begin(self, label: str, first: Array) -> int:
         """A new class with one window (d,): a column, no scatter. Returns its index."""
         column = self._solve_column(first - self._background.mean)
-        spread = self._kernels.multiply(self._covariance, column)
+        spread = self._spread_of(column)
         self._columns = np.asfortranarray(np.hstack([self._columns, column]))
         self._spread = np.asfortranarray(np.hstack([self._spread, spread]))
         self._counts = np.append(self._counts, 1.0)
@@ -175,7 +177,7 @@ class RecursiveHead(CarriedSolution):
             self._anchor()
             return
         self._kernels.subtract_product(self._columns, step.T, solved)
-        self._kernels.subtract_product(self._spread, self._kernels.multiply(self._covariance, step.T), solved)
+        self._kernels.subtract_product(self._spread, self._spread_of(step.T), solved)
 
     def _steps(self) -> Array:
         """mu_c - m0 of each class, (k, d), in the order of teaching."""

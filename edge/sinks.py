@@ -50,7 +50,7 @@ class JsonLinesSink:
 
     def emit(self, event: Event) -> None:
         wall_time = None if self._clock is None else self._clock()
-        line = json.dumps(event_object(event, self._sample_rate, wall_time=wall_time), ensure_ascii=False)
+        line = json.dumps(event_object(event, self._sample_rate, wall_time=wall_time))
         self._stream.write(line + "\n")
         self._stream.flush()
 

@@ -54,11 +54,15 @@ def reverberate(x: Samples, rng: Generator, sample_rate: int) -> Samples:
     return wet.astype(np.float32)
 
 
-def coloured_noise(n: int, rng: Generator) -> Samples:
-    """Return n samples of noise with a random spectral slope between violet-ish and brown, unit RMS."""
+def coloured_noise(n: int, rng: Generator, *, slope: float | None = None) -> Samples:
+    """Return n samples of noise of unit RMS whose amplitude falls as frequency^-slope: 0 white, 0.5 pink, 1 brown.
+
+    slope: drawn between -0.3 and 1.2 if not given.
+    """
     spectrum = np.fft.rfft(rng.standard_normal(n))
+    slope = rng.uniform(-0.3, 1.2) if slope is None else slope
     frequency = np.maximum(np.arange(len(spectrum)), 1.0)
-    noise = np.fft.irfft(spectrum * frequency ** -rng.uniform(-0.3, 1.2), n)
+    noise = np.fft.irfft(spectrum * frequency**-slope, n)
     return np.asarray(noise / (np.std(noise) + 1e-12), dtype=np.float32)
 
 

@@ -49,6 +49,17 @@ def speak(out: Path, voices: int, seed: int) -> None:
 
 
 @main.command()
+@click.option("--out", type=NEW_FOLDER, required=True, help="Folder of the set: <kind>/<level>.flac.")
+@click.option("--seconds", type=click.FloatRange(1.0), default=10.0, show_default=True, help="Length of each file.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def rooms(out: Path, seconds: float, seed: int) -> None:
+    """Make plain noises at many levels and synthesised backgrounds, for the prior of a bundle."""
+    from trainer.made_rooms import make_rooms
+
+    click.echo(f"{out}: {make_rooms(out, seconds=seconds, seed=seed)} files", err=True)
+
+
+@main.command()
 @click.option(
     "--data", type=FOLDER, multiple=True, required=True, help="A set: <set>/<class>/<clip>, with meta.csv or not."
 )
@@ -238,3 +249,7 @@ def _weights(pairs: tuple[str, ...], known: set[str]) -> dict[str, float]:
         if not 0.0 <= weights[name] < 1e6:
             raise ConfigurationError(f"--set-weight {pair!r} is out of range; wanted 0 to 1000000")
     return weights
+
+
+if __name__ == "__main__":
+    main()

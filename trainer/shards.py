@@ -45,14 +45,16 @@ class Bank:
         if not paths:
             raise TrainingError(f"{directory} holds no shards; fill the bank first")
         n_rows = {path: _row_counts(path) for path in paths}
+        for path in paths:
+            if other := n_rows[path].keys() ^ n_rows[paths[0]].keys():
+                raise TrainingError(
+                    f"{path} and {paths[0].name} differ in {', '.join(sorted(other))}; fill the bank anew"
+                )
         self.n = sum(rows["log_mel"] for rows in n_rows.values())
         self.arrays: dict[str, NDArray[Any]] = {}
         self.speech_index = np.full(self.n, -1, dtype=np.int64)
         filled = dict.fromkeys(n_rows[paths[0]], 0)
         for path in paths:
-            if n_rows[path].keys() != filled.keys():
-                other = sorted(n_rows[path].keys() ^ filled.keys())
-                raise TrainingError(f"{path} and {paths[0].name} differ in {', '.join(other)}; fill the bank anew")
             for key, values in _read(path):
                 at = filled[key]
                 if key == "speech_rows":
@@ -88,8 +90,10 @@ class Bank:
                 out[key] = torch.from_numpy(a[key][rows].astype(np.float32))
         if "speech" in a:
             index = self.speech_index[rows]
-            out["speech"] = torch.from_numpy(a["speech"][np.maximum(index, 0)].astype(np.float32))
-            out["speech_mask"] = torch.from_numpy(index >= 0)
+            answered = index >= 0
+            speech = np.zeros((len(rows), a["speech"].shape[1]), dtype=np.float32)
+            speech[answered] = a["speech"][index[answered]]
+            out["speech"], out["speech_mask"] = torch.from_numpy(speech), torch.from_numpy(answered)
         out["sound_label"] = torch.from_numpy(a["sound_label"][rows].astype(np.int64))
         out["word_label"] = torch.from_numpy(a["word_label"][rows].astype(np.int64))
         out["share"] = torch.from_numpy(a["share"][rows].astype(np.float32))

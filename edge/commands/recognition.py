@@ -49,7 +49,7 @@ def embed(bench: Workbench, files: tuple[str, ...], out: str) -> None:
     import numpy as np
 
     from edge.audio_files import read_audio
-    from edge.classification import write_npz
+    from edge.classification import write_embeddings
     from edge.embedder import Embedder
     from edge.windows import windows_of
 
@@ -63,12 +63,8 @@ def embed(bench: Workbench, files: tuple[str, ...], out: str) -> None:
         file_index.append(np.full(len(starts), index, dtype=np.int64))
         start_sample.append(starts)
     n_windows = len(embeddings)
-    write_npz(
-        out,
-        embeddings=np.concatenate(embeddings),
-        file_index=np.concatenate(file_index),
-        start_sample=np.concatenate(start_sample),
-        files=np.array(files),
+    write_embeddings(
+        out, np.concatenate(embeddings), np.concatenate(file_index), np.concatenate(start_sample), np.array(files)
     )
     answer = {"out": out, "n_files": len(files), "n_windows": n_windows, "dim": space.dim}
     bench.answer(answer, f"{out}: {n_windows} windows of {len(files)} file(s), {space.dim} numbers each")

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge.demo.device import ListeningDevice
+from edge.demo.exam import Answer
 from edge.demo.material import Plan, recorded_material, synthetic_material
 from edge.demo.story import Story, tell_story
 from edge.errors import StateError
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
 __all__ = ["DEFAULT_OUT", "Plan", "run_demo", "story_table"]
 
@@ -117,25 +118,32 @@ def write_wav(path: Path, samples: np.ndarray[Any, np.dtype[np.float32]], sample
         file.writeframes(np.rint(np.clip(samples, -1.0, 1.0) * 32767.0).astype("<i2").tobytes())
 
 
-def story_table(story: Story) -> Table:
-    """Return the summary as a table for the terminal."""
+def story_table(story: Story) -> Group:
+    """Return the summary for the terminal: what was answered, and what was proved."""
+    from rich.console import Group
     from rich.table import Table
 
-    table = Table(title="What happened", title_justify="left", header_style="bold")
-    table.add_column("stretch")
-    table.add_column("right", justify="right")
-    table.add_column("false alarms", justify="right")
-    table.add_column("wrong answers")
+    laps = Table(title="What it heard", title_justify="left", header_style="bold")
+    laps.add_column("stretch")
+    laps.add_column("right", justify="right")
+    laps.add_column("false alarms", justify="right")
+    laps.add_column("wrong answers")
     for lap in story.laps:
-        wrong = [
-            f"{(a.occurrence.label or 'a stranger').replace('_', ' ')} as "
-            f"{', '.join(x.replace('_', ' ') for x in a.heard) or 'nothing'}"
-            for a in lap.marked.answers
-            if not a.right
-        ]
+        wrong = [_in_words(answer) for answer in lap.marked.answers if not answer.right]
+        more = f"; {len(wrong) - 2} more" if len(wrong) > 2 else ""
         share = f"{lap.marked.n_right}/{len(lap.marked.answers)}"
-        table.add_row(lap.title, share, str(len(lap.marked.false_alarms)), "; ".join(wrong))
-    table.add_section()
+        laps.add_row(lap.title, share, str(len(lap.marked.false_alarms)), "; ".join(wrong[:2]) + more)
+    proofs = Table(title="What was proved", title_justify="left", header_style="bold")
+    for name in ("claim", "", "value"):
+        proofs.add_column(name)
     for proof in (*story.restarted, *story.forget, *story.merge):
-        table.add_row(proof.claim, "[green]equal[/]" if proof.holds else "[red]different[/]", "", proof.found[:40])
-    return table
+        verdict = "[green]equal[/]" if proof.holds else "[red]different[/]"
+        proofs.add_row(proof.claim, verdict, proof.found[:32] + ("..." if len(proof.found) > 32 else ""))
+    delay = f"{np.median(story.delays_s):.2f} s" if story.delays_s else "nothing was reported"
+    closing = f"From a sound's beginning to its report, in real time: {delay}. One window: {story.embedding_ms:.1f} ms."
+    return Group(laps, proofs, closing)
+
+
+def _in_words(answer: Answer) -> str:
+    names = ", ".join(label.replace("_", " ") for label in answer.heard) or "nothing"
+    return f"{(answer.occurrence.label or 'a stranger').replace('_', ' ')} as {names}"

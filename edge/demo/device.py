@@ -24,10 +24,12 @@ from numpy.typing import NDArray
 
 from edge.demo.exam import Detection
 from edge.errors import DeviceError
+from edge.scenes import Occurrence
 from edge.space import EmbeddingSpace
 
-_START_SECONDS = 60.0
-_QUIET_SECONDS = 60.0
+_START_SECONDS = 120.0
+_QUIET_SECONDS = 120.0
+_MATCH_SECONDS = 4.0
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,8 @@ class Device(Protocol):
         """Play (n,) samples and wait until they are judged; returns the detections, in samples from their start."""
         ...
 
-    def report_delays(self, onsets: Sequence[int]) -> list[float]:
-        """Seconds from each onset of the last real-time hearing to the first label reported within two seconds."""
+    def report_delays(self, truth: Sequence[Occurrence]) -> list[float]:
+        """Seconds from the onset of each sound of the last real-time hearing to its report, for those reported."""
         ...
 
     def teach_last(self, label: str, n_samples: int) -> str:
@@ -131,15 +133,16 @@ class ListeningDevice:
             self._check_alive()
             if time.monotonic() > until:
                 raise DeviceError(f"the {self.name} device did not start in {_START_SECONDS:.0f} s; see {self._log}")
-            time.sleep(0.02)
+            time.sleep(0.05)
 
     def stop(self) -> None:
         if self._process is None:
             return
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         try:
-            self._process.wait(timeout=20.0)
+            self._process.wait(timeout=60.0)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -171,17 +174,17 @@ class ListeningDevice:
             for e in events
         ]
 
-    def report_delays(self, onsets: Sequence[int]) -> list[float]:
+    def report_delays(self, truth: Sequence[Occurrence]) -> list[float]:
         reports = []
         for line in self._event_lines()[self._n_lines_before :]:
             event = json.loads(line)
-            if event["phase"] == "onset" and event["label"] is not None:
-                reports.append(datetime.fromisoformat(event["time"]).timestamp())
+            if event["phase"] == "onset":
+                reports.append((event["label"], datetime.fromisoformat(event["time"]).timestamp()))
         delays = []
-        for onset in onsets:
-            sounded_at = self._played_at + onset / self.space.sample_rate
-            after = [at - sounded_at for at in reports if 0.0 <= at - sounded_at <= 2.0]
-            delays += after[:1]
+        for occurrence in truth:
+            sounded_at = self._played_at + occurrence.onset / self.space.sample_rate
+            waits = [at - sounded_at for label, at in reports if label == occurrence.label]
+            delays += [wait for wait in waits if 0.0 <= wait <= _MATCH_SECONDS][:1]
         return delays
 
     def teach_last(self, label: str, n_samples: int) -> str:
@@ -239,7 +242,7 @@ class ListeningDevice:
     def run(self, *arguments: str) -> dict[str, Any]:
         """Run one command beside the listener and return its JSON answer. Raises DeviceError with its sentence."""
         done = subprocess.run(
-            self._command(*arguments), capture_output=True, text=True, env=_environment(), check=False, timeout=300
+            self._command(*arguments), capture_output=True, text=True, env=_environment(), check=False, timeout=600
         )
         if done.returncode != 0:
             raise DeviceError(
@@ -325,7 +328,7 @@ class ListeningDevice:
                 heard, since = now, time.monotonic()
             elif time.monotonic() - since > _QUIET_SECONDS:
                 raise DeviceError(f"the {self.name} device stopped hearing at {now:.1f} s; see {self._log}")
-            time.sleep(0.02)
+            time.sleep(0.05)
 
     def _check_alive(self) -> None:
         assert self._process is not None

@@ -267,7 +267,7 @@ def _delays(teller: _Teller, device: Device, labels: Sequence[str]) -> list[floa
     scene = teller.whole_hops(teller.material.lap(len(teller.laps), labels, plan))
     device.hear(scene.samples, real_time=True)
     teller.tape.add(scene)
-    return device.report_delays([o.onset for o in scene.truth])
+    return device.report_delays(scene.truth)
 
 
 def _say(label: str) -> str:

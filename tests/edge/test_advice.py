@@ -38,10 +38,11 @@ def test_the_same_example_and_nearly_the_same() -> None:
     nearly = Record(EAR.space.sha256, "bell", (one.embeddings + 1).astype(np.int16))
     other = Record(EAR.space.sha256, "bell", hear(noise(1.0, rng), EAR).embeddings)
     known = {one.id: mean_direction(one)}
-    assert about_likeness("x", one, {}) == []
-    assert kinds([*about_likeness("x", one, known)]) == ["duplicate"]
-    assert kinds([*about_likeness("x", nearly, known)]) == ["near_duplicate"]
-    assert about_likeness("x", other, known) == []
+    assert about_likeness(["x"], [one], {}) == []
+    assert kinds(about_likeness(["x"], [one], known)) == ["duplicate"]
+    assert kinds(about_likeness(["x"], [nearly], known)) == ["near_duplicate"]
+    assert about_likeness(["x"], [other], known) == []
+    assert kinds(about_likeness(["x", "y", "z"], [one, nearly, one], {})) == ["near_duplicate", "duplicate"]
 
 
 def test_nearly_the_same_as_another_class() -> None:

@@ -260,9 +260,8 @@ def test_embed_writes_exactly_what_is_documented(sk: Soundkeep, tiny: Bundle, tm
         assert arrays["embeddings"].shape == (15, tiny.space.dim) and arrays["embeddings"].dtype == np.float32
         assert arrays["files"].tolist() == files and arrays["files"].dtype.kind == "U"
         assert arrays["file_index"].tolist() == [0] * 7 + [1] + [2] * 7
-        assert arrays["start_sample"].tolist() == [*range(0, 7 * HOP_LENGTH, HOP_LENGTH), 0] + [
-            *range(0, 7 * HOP_LENGTH, HOP_LENGTH)
-        ]
+        seven = [i * HOP_LENGTH for i in range(7)]
+        assert arrays["start_sample"].tolist() == [*seven, 0, *seven]
         padded = np.zeros((1, WINDOW_LENGTH), dtype=np.float32)
         with wave.open(str(short)) as file:
             samples = np.frombuffer(file.readframes(file.getnframes()), dtype="<i2") / np.float32(32768)
@@ -348,7 +347,9 @@ def test_a_label_that_is_none_is_exit_2(sk: Soundkeep, label: str) -> None:
     assert not sk.state.exists()
 
 
-@pytest.mark.parametrize("label", ["caf\u00e9", "\u96e8", "../../etc/passwd", "/", "C:\\x", "a b", "-", "x" * 200, "'; --"])
+@pytest.mark.parametrize(
+    "label", ["caf\u00e9", "\u96e8", "../../etc/passwd", "/", "C:\\x", "a b", "-", "x" * 200, "'; --"]
+)
 def test_any_other_text_is_a_label(sk: Soundkeep, label: str) -> None:
     assert sk("teach", "--", label, sk.sound("bell0")).value["label"] == label
     assert [c["label"] for c in sk("classes").lines] == [label]
@@ -399,7 +400,9 @@ def folder(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "write", [text, empty, truncated, no_samples, one_sample, not_finite, silent, missing, folder], ids=lambda f: f.__name__
+    "write",
+    [text, empty, truncated, no_samples, one_sample, not_finite, silent, missing, folder],
+    ids=lambda f: f.__name__,
 )
 def test_a_file_that_cannot_be_learnt_is_exit_1_and_one_sentence(
     taught: Soundkeep, tmp_path: Path, write: Callable[[Path], None]
@@ -432,7 +435,9 @@ def test_digital_silence_is_unknown_and_no_event(taught: Soundkeep) -> None:
     ("subtype", "rate", "channels"),
     [("PCM_U8", 11025, 1), ("PCM_16", 192_000, 1), ("PCM_24", 44_100, 2), ("PCM_32", 48_000, 8), ("FLOAT", 22_050, 1)],
 )
-def test_any_format_is_the_same_sound(taught: Soundkeep, tmp_path: Path, subtype: str, rate: int, channels: int) -> None:
+def test_any_format_is_the_same_sound(
+    taught: Soundkeep, tmp_path: Path, subtype: str, rate: int, channels: int
+) -> None:
     import soundfile
 
     t = np.arange(rate) / rate
@@ -527,7 +532,11 @@ def test_a_bundle_that_was_altered_is_never_used(
     assert open_bundle(copy).space == tiny.space
     spoil(copy)
     broken = Soundkeep(taught.state, copy, taught.sounds)
-    for command in (("teach", "x", taught.sound("beep0")), ("classify", taught.sound("bell2")), ("listen", "--source", "-")):
+    for command in (
+        ("teach", "x", taught.sound("beep0")),
+        ("classify", taught.sound("bell2")),
+        ("listen", "--source", "-"),
+    ):
         done = broken(*command)
         assert done.code == 1 and done.out == "" and done.err.count("\n") == 1
     assert [c["label"] for c in taught("classes").lines] == ["bell", "hum"]

@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 
 from edge.decision import SILENT, Decider, DecisionSettings, Event, NoiseFloor, decide_clip, level_dbfs
 from edge.errors import ConfigurationError
+from edge.records import BACKGROUND
 
 RATE, WINDOW, HOP = 16000, 16000, 4000
-PLAIN = DecisionSettings(threshold=6.0, low_threshold=4.0, hold_ms=500, refractory_ms=2000, unknown_above_db=200.0)
+PLAIN = DecisionSettings(
+    threshold=6.0, low_threshold=4.0, k=1, n=1, hold_ms=500, refractory_ms=2000, rival_share=0.0, unknown_above_db=200.0
+)
 
 
 def run(
@@ -79,6 +82,27 @@ def test_two_taught_sounds_may_be_active_at_once() -> None:
     decider = Decider(PLAIN, sample_rate=RATE, window_length=WINDOW, hop_length=HOP)
     decider.push(0, ("cat", "dog"), np.array([7.0, 9.0]), -20.0)
     assert decider.active == ("cat", "dog")
+
+
+def test_a_class_far_below_another_in_the_last_second_does_not_count_and_without_the_rule_it_does() -> None:
+    z = [[20.0, 7.0], [0.0, 7.0], [0.0, 7.0]]
+    rule = dataclasses.replace(PLAIN, rival_share=0.5)
+    assert onsets(run(z, rule, ("cat", "dog"))) == [("cat", 0)]
+    assert onsets(run(z, PLAIN, ("cat", "dog"))) == [("cat", 0), ("dog", 0)]
+    alike = [[20.0, 11.0]]
+    assert len(onsets(run(alike, rule, ("cat", "dog")))) == 2
+
+
+def test_what_is_ignored_is_neither_reported_nor_unknown() -> None:
+    settings = dataclasses.replace(PLAIN, unknown_above_db=12.0)
+    levels = [-60.0] * 20 + [-30.0] * 3 + [-60.0] * 8
+    loud = [[0.0, 9.0 if level > -50 else 0.0] for level in levels]
+    assert run(loud, settings, ("dog", BACKGROUND), levels) == []
+    quiet_in_mind = [[0.0, 0.0]] * len(levels)
+    assert onsets(run(quiet_in_mind, settings, ("dog", BACKGROUND), levels)) == [(None, 20)]
+    clip = decide_clip(("dog", BACKGROUND), np.array([[1.0, 9.0]]), settings)
+    assert clip.label is None
+    assert set(clip.scores) == {"dog"}
 
 
 def test_a_class_may_have_its_own_threshold() -> None:

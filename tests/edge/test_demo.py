@@ -30,6 +30,8 @@ from edge.scenes import SOUNDS, Occurrence
 from edge.space import EmbeddingSpace
 from tests.bundles import SPACE, write_tiny_bundle, write_wav
 
+pytestmark = pytest.mark.timeout(900)  # a dozen processes are started; on a busy machine that takes its time
+
 SHORT = Plan(n_kitchen=2, n_hall=1, n_examples=2, n_repeats=1, n_unknown=1, n_live=1)
 
 
@@ -161,7 +163,7 @@ class SimulatedDevice:
         self.tape = samples
         return []
 
-    def report_delays(self, onsets: Sequence[int]) -> list[float]:
+    def report_delays(self, truth: Sequence[Occurrence]) -> list[float]:
         return []
 
     def teach_last(self, label: str, n_samples: int) -> str:

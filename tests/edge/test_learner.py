@@ -290,7 +290,7 @@ def test_a_live_head_that_is_not_exact_gives_way_to_the_fitted_one(
     monkeypatch.setattr(learner._live, "head", inexact)
     monkeypatch.setattr(learner, "_serving", None)
     labels, z = learner.judge(probe())
-    np.testing.assert_array_equal(z, learner.head().z(probe()))
+    np.testing.assert_array_equal(z, learner.head().scores(probe()))
     assert labels == ("bell",)
 
 
@@ -300,7 +300,7 @@ def test_another_readout_changes_heads_and_not_what_was_learnt(learner: Learner)
     learner.use_readout(Readout(ridge=64.0))
     assert learner.statistics_sha256 == known
     assert not np.allclose(learner.judge(probe())[1], before)
-    np.testing.assert_allclose(learner.judge(probe())[1], learner.head().z(probe()), rtol=1e-9)
+    np.testing.assert_allclose(learner.judge(probe())[1], learner.head().scores(probe()), rtol=1e-9)
 
 
 def test_a_snapshot_makes_the_next_start_the_same(tmp_path: Path) -> None:

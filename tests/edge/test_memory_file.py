@@ -189,7 +189,7 @@ def test_other_versions_and_truncation_have_their_own_sentences() -> None:
     with pytest.raises(MemoryFileError, match=r"has version 2, this soundkeep reads version 1"):
         decode_memory(resealed(data[:8] + struct.pack("<I", 2) + data[12:-32]))
     for n in range(len(data)):
-        with pytest.raises(MemoryFileError, match="cut off|not a soundkeep memory file"):
+        with pytest.raises(MemoryFileError, match=r"cut off|not a soundkeep memory file"):
             decode_memory(data[:n])
 
 

@@ -171,6 +171,30 @@ def test_without_the_correction_the_residual_follows_the_condition() -> None:
     assert head.residual() > REFUSE_ABOVE
 
 
+class Watched(RecursiveHead):
+    """Counts the long bursts that went without a correction, and all of them."""
+
+    n_plain = n_bursts = 0
+
+    def _may_stay_plain(self, rows: Array, plain: Array, step: Array, solved: Array) -> bool:
+        stays = super()._may_stay_plain(rows, plain, step, solved)
+        self.n_plain += stays
+        self.n_bursts += 1
+        return stays
+
+
+def test_long_bursts_are_corrected_where_the_condition_asks_for_it() -> None:
+    ill = taught(live_head(Watched), 16)
+    assert ill.n_plain < 0.2 * ill.n_bursts
+    space = feature_space(32)
+    well = Watched(SufficientStatistics.zero(space), Background.nothing(space, 64.0), ridge=64.0)
+    rng = np.random.default_rng(0)
+    for i in range(50):
+        well.update(rng.integers(-3000, 3000, (16, 32)).astype(np.int16), LABELS[i % 4])
+    assert well.n_plain == well.n_bursts == 50
+    assert well.residual() <= RE_ANCHOR_ABOVE
+
+
 def test_a_recursion_in_float32_breaks() -> None:
     space = feature_space(32)
     inverse = (np.eye(32) / ridge_term(space, RIDGE)).astype(np.float32)

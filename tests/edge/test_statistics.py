@@ -9,7 +9,7 @@ from operator import add
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -254,9 +254,8 @@ def test_statistics_are_values(data: Samples) -> None:
     assert stats != "statistics"
 
 
-@given(samples(), samples())
+@given(samples(dim=2, max_size=3), samples(dim=2, max_size=3))
 def test_the_hash_tells_different_statistics_apart(a: Samples, b: Samples) -> None:
-    assume(a.space == b.space)
     assert (build(a).sha256 == build(b).sha256) == (build(a) == build(b))
 
 

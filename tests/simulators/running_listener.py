@@ -30,7 +30,7 @@ from tests.simulators.queue_source import QueueSource
 
 DECISION = DecisionSettings(
     threshold=float(DETECTION.threshold or 0), low_threshold=float(DETECTION.low_threshold or 0), hold_ms=250,
-    refractory_ms=500,
+    refractory_ms=500, k=1, n=1,
 )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ def settings(**changes: object) -> DistilSettings:
 
 
 def write_bank(folder: Path, *, n_shards: int = 2, shard_size: int = 128, seed: int = 0) -> Path:
-    """Each window shows five groups of causes. Sound, scores, speech, sound label and word label follow one group each."""
+    """Five groups of causes in each window: one each for sound, scores, speech, sound label and word label."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     patterns = rng.standard_normal((5, N_CAUSES, N_MELS, N_FRAMES)) * 0.5
@@ -51,7 +51,7 @@ def write_bank(folder: Path, *, n_shards: int = 2, shard_size: int = 128, seed: 
 
 
 def linear_r2(x: NDArray[np.float32], y: NDArray[np.float32]) -> float:
-    """How much of y (n, m) a linear read-out of x (n, d), fitted on the even rows, explains on the odd ones; at most 1."""
+    """Share of y (n, m) that a linear read-out of x (n, d), fitted on the even rows, explains on the odd ones."""
     design = np.hstack([x, np.ones((len(x), 1))]).astype(np.float64)
     weights = np.linalg.lstsq(design[::2], y[::2].astype(np.float64), rcond=None)[0]
     rest = y[1::2] - design[1::2] @ weights

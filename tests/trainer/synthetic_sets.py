@@ -16,7 +16,7 @@ SAMPLE_RATE = 16000
 def write_set(
     folder: Path, *, n_classes: int = 3, n_groups: int = 3, seconds: float = 1.5, words: bool = False, seed: int = 0
 ) -> Path:
-    """Write ``<folder>/<class>/<group>.wav`` and ``meta.csv``: one clip of each class for each of the groups 1, 2, ..."""
+    """Write ``<folder>/<class>/<group>.wav`` and ``meta.csv``: one clip of each class in each group 1, 2, ..."""
     rng = np.random.default_rng(seed)
     rows = []
     for name in sorted(SOUNDS)[:n_classes]:
