@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,12 +81,13 @@ class Curve:
     def interval(self, threshold: float) -> tuple[float, float]:
         """95 % interval of the rate, as if one draw's events were all: draws hear the same hours and add no audio."""
         events, hours = self.by_stream(threshold)
-        return poisson_interval(float(events[self._counted].sum()), float(hours[self._counted].sum()))
+        return outward_interval(float(events[self._counted].sum()), float(hours[self._counted].sum()))
 
     def threshold_at(self, rate: float, *, steps: int = 14) -> float:
         """The lowest threshold, by bisection, with at most this many false alarms an hour."""
-        low = float(min(self.positives.min(), *(o.negatives.min() for o in self.outcomes)))
-        high = float(max(o.negatives.max() for o in self.outcomes)) + 1e-6
+        reached = np.concatenate([self.positives, *(o.negatives.ravel() for o in self.outcomes)])
+        reached = reached[np.isfinite(reached)]
+        low, high = float(reached.min()), float(reached.max()) + 1e-6
         for _ in range(steps):
             middle = (low + high) / 2.0
             low, high = (middle, high) if self.rate(middle) > rate else (low, middle)
@@ -114,6 +116,11 @@ class Curve:
         return row
 
 
+def outward_interval(events: float, hours: float) -> tuple[float, float]:
+    """95 % interval of the rate of an average number of events, rounded outwards to whole ones."""
+    return poisson_interval(math.floor(events), hours)[0], poisson_interval(math.ceil(events), hours)[1]
+
+
 def stream_rows(curve: Curve, threshold: float) -> list[dict[str, object]]:
     """Events, hours, rate and interval of each stream at one threshold."""
     events, hours = curve.by_stream(threshold)
@@ -122,7 +129,7 @@ def stream_rows(curve: Curve, threshold: float) -> list[dict[str, object]]:
     names, at_home = (*STREAMS, "home", "all"), (events[home].sum(), hours[home].sum())
     for name, n, h in zip(names, (*events, at_home[0], events.sum()), (*hours, at_home[1], hours.sum()), strict=True):
         if h > 0.0:
-            low, high = poisson_interval(float(n), float(h))
+            low, high = outward_interval(float(n), float(h))
             rows.append(
                 {"stream": name, "hours": float(h), "events": float(n), "rate": float(n / h), "low": low, "high": high}
             )
@@ -148,7 +155,13 @@ def draw_curves(path: Path, curves: Mapping[str, Sequence[Mapping[str, float]]],
         alpha=0.15,
         linewidth=0,
     )
-    axes.set(yscale="log", xlabel="missed sounds, %", ylabel="false alarms an hour, all taught sounds", title=title)
+    axes.set(
+        yscale="log",
+        ylim=(0.1, 1000.0),
+        xlabel="missed sounds, %",
+        ylabel="false alarms an hour, all taught sounds",
+        title=title,
+    )
     axes.grid(True, which="both", alpha=0.25)
     axes.legend(fontsize=8)
     figure.tight_layout()

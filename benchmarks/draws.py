@@ -71,6 +71,11 @@ def shots_of(data: Embedded, clips: Sequence[int], shots: int | None, rng: Gener
     return drawn
 
 
+def fewest_clips(data: Embedded, clips: Sequence[int]) -> int:
+    """Clips of the class that has the fewest."""
+    return min(len(own) for own in clips_by_label(data, clips).values())
+
+
 def taught(data: Embedded, clips: Sequence[int]) -> SufficientStatistics:
     """What a device knows after these clips: their windows that carry sound, under their labels."""
     rows = data.rows(clips, data.sounding)

@@ -30,6 +30,7 @@ Bools = NDArray[np.bool_]
 Names = NDArray[np.str_]
 Samples = NDArray[np.float32]
 STREAM_SETS = ("background_long", "running_speech")
+QUICK_CLIPS = 8
 TEN_WORDS = ("down", "go", "left", "no", "off", "on", "right", "stop", "up", "yes")
 
 
@@ -167,14 +168,14 @@ def prior_of(data: Embedded, clips: Sequence[int]) -> SufficientStatistics:
 
 
 def _thinned(clips: Sequence[Clip], most: int | None) -> list[Clip]:
-    kept: list[Clip] = []
-    counts: dict[tuple[str, bool], int] = {}
-    for clip in clips:
-        key = clip.label, is_held_out(clip)
-        counts[key] = counts.get(key, 0) + 1
-        if most is None or counts[key] <= most:
-            kept.append(clip)
-    return kept
+    """Keep at most so many clips of each class and side of the split, spread over the list and so over the groups."""
+    if most is None:
+        return list(clips)
+    members: dict[tuple[str, bool], list[int]] = {}
+    for i, clip in enumerate(clips):
+        members.setdefault((clip.label, is_held_out(clip)), []).append(i)
+    kept = {own[(k * len(own)) // most] for own in members.values() for k in range(most)}
+    return [clips[i] for i in sorted(kept)]
 
 
 def _embed_set(embedder: Embedder, clips: Sequence[Clip], cache: Path) -> Embedded:

@@ -23,7 +23,7 @@ single_thread()
 from benchmarks.alarm_curves import RATES, Curve, draw_curves, stream_rows  # noqa: E402
 from benchmarks.alarm_trial import MOST_SHOTS, SHIPPED, SOUNDS, STEPS, Lesson, Step, Trial, lessons  # noqa: E402
 from benchmarks.degrade import conditions  # noqa: E402
-from benchmarks.embedded import TEN_WORDS, Embedded, embed_changed, embed_sets  # noqa: E402
+from benchmarks.embedded import QUICK_CLIPS, TEN_WORDS, Embedded, embed_changed, embed_sets  # noqa: E402
 from edge.bundle import open_bundle  # noqa: E402
 from edge.embedder import Embedder  # noqa: E402
 
@@ -85,10 +85,11 @@ def main() -> None:
     arguments.add_argument("--ridge", type=float, default=4096.0)
     arguments.add_argument("--clean-only", action="store_true", help="do not embed the test clips again, degraded")
     options = arguments.parse_args()
+    most = QUICK_CLIPS if options.quick else None
     draws = 3 if options.quick else options.draws
     bundle = open_bundle(options.bundle)
     embedder = Embedder(bundle)
-    data = embed_sets(embedder, [options.data], cache=options.cache)
+    data = embed_sets(embedder, [options.data], cache=options.cache, max_clips=most)
     found = lessons(data, SOUNDS, draws)
     trial = Trial(data, bundle.prior(), options.ridge)
     results: dict[str, Any] = {"bundle": bundle.name, "draws": draws, "ridge": options.ridge, "steps": [], "curves": {}}
@@ -125,7 +126,7 @@ def main() -> None:
     results["peers"] = []
     for path in options.peer:
         other = open_bundle(path)
-        heard = embed_sets(Embedder(other), [options.data], cache=options.cache)
+        heard = embed_sets(Embedder(other), [options.data], cache=options.cache, max_clips=most)
         rival = Trial(heard, other.prior(), options.ridge)
         results["peers"] += step_rows(rival, lessons(heard, SOUNDS, draws), STEPS[3:], other.name)
     print()

@@ -21,7 +21,7 @@ from numpy.typing import NDArray  # noqa: E402
 from benchmarks.alarm_trial import OWN_SHARE, own_distance  # noqa: E402
 from benchmarks.counting import auroc  # noqa: E402
 from benchmarks.draws import shots_of, task_clips, taught  # noqa: E402
-from benchmarks.embedded import Embedded, embed_sets  # noqa: E402
+from benchmarks.embedded import QUICK_CLIPS, Embedded, embed_sets  # noqa: E402
 from benchmarks.readouts import priors_for  # noqa: E402
 from edge.bundle import open_bundle  # noqa: E402
 from edge.embedder import Embedder  # noqa: E402
@@ -39,8 +39,8 @@ def candidate_scores(
     """Scores (n,) of windows (n, d) on the grid under every candidate; higher means known.
 
     Mahalanobis: distance to the nearest taught mean under the pooled scatter; relative: less the distance to the mean
-    of everything under the total scatter (Ren et al. 2021); leverage: x' (G + ridge term)^-1 x, how much a point like
-    this was seen.
+    of everything under the total scatter (Ren et al. 2021); leverage: x' (G + ridge term)^-1 x,
+    small for a point whose like was seen often.
     """
     x = features.astype(np.float64)
     space = known.space
@@ -60,7 +60,7 @@ def candidate_scores(
         "ridge margin": best_two[:, 1] - best_two[:, 0],
         "-Mahalanobis": -nearest,
         "-relative Mahalanobis": common - nearest,
-        "leverage": _squared(x, pool.gram, term),
+        "-leverage": -_squared(x, pool.gram, term),
         "logit / sqrt(1 + leverage)": logits.max(axis=1) / np.sqrt(1.0 + _squared(x, pool.gram, term)),
     }
     against = z - head.rivals.against(features, head.admitted)
@@ -119,8 +119,9 @@ def main() -> None:
     arguments.add_argument("--cache", type=Path, default=Path(".embedded"), help="where embedded windows are kept")
     arguments.add_argument("--draws", type=int, default=10)
     options = arguments.parse_args()
+    most = QUICK_CLIPS if options.quick else None
     bundle = open_bundle(options.bundle)
-    data = embed_sets(Embedder(bundle), [options.data], cache=options.cache)
+    data = embed_sets(Embedder(bundle), [options.data], cache=options.cache, max_clips=most)
     results: dict[str, Any] = {"bundle": bundle.name, "auroc": []}
     for task in ("sounds", "words"):
         priors = {k: v for k, v in priors_for(data, bundle, task).items() if k != "none"}

@@ -26,12 +26,13 @@ from benchmarks.draws import (  # noqa: E402
     Questions,
     clips_by_label,
     episode,
+    fewest_clips,
     shots_of,
     task_clips,
     taught,
     taught_unequally,
 )
-from benchmarks.embedded import Embedded, embed_sets, prior_of  # noqa: E402
+from benchmarks.embedded import QUICK_CLIPS, Embedded, embed_sets, prior_of  # noqa: E402
 from edge.bundle import Bundle, open_bundle  # noqa: E402
 from edge.embedder import Embedder  # noqa: E402
 from edge.heads import (  # noqa: E402
@@ -43,6 +44,7 @@ from edge.heads import (  # noqa: E402
     fit_ncm,
     fit_ridge,
 )
+from edge.space import FeatureSpace  # noqa: E402
 from edge.statistics import SufficientStatistics  # noqa: E402
 from trainer.evaluation import ClipMeans, few_shot_accuracy, readout_accuracy  # noqa: E402
 
@@ -76,7 +78,7 @@ def chosen_ridge(
     half = set(groups[: len(groups) // 2])
     teach = [c for c in clips if data.clips.groups[c] in half]
     ask = Questions.of(data, [c for c in clips if data.clips.groups[c] not in half])
-    known = [taught(data, shots_of(data, teach, shots, rng)) for shots in (5, None)]
+    known = [taught(data, shots_of(data, teach, shots, rng)) for shots in (min(5, fewest_clips(data, teach)), None)]
     found = [np.mean([ask.accuracy(fit(stats, prior, ridge)) for stats in known]) for ridge in RIDGES]
     return RIDGES[int(np.argmax(found))]
 
@@ -87,7 +89,7 @@ def table_of_readouts(
     """Accuracy of every head, prior and number of shots on one task: mean and deviation over draws."""
     train, questions = task_clips(data, task, held_out=False), Questions.of(data, task_clips(data, task, held_out=True))
     lessons: dict[str, list[SufficientStatistics]] = {}
-    for shots in SHOTS:
+    for shots in [s for s in SHOTS if s is None or s <= fewest_clips(data, train)]:
         name = "full" if shots is None else str(shots)
         n = 1 if shots is None else draws
         lessons[name] = [taught(data, shots_of(data, train, shots, np.random.default_rng(i))) for i in range(n)]
@@ -128,19 +130,13 @@ def device_few_shot(
     """Ten ways from the held-out groups as a device does it: the served head over the background, by its LDA scores."""
     clips = clips_by_label(data, task_clips(data, "sounds", held_out=True))
     rng, found = np.random.default_rng(0), []
-    background = Background.from_statistics(prior, 1.0, None, ridge, _feature_space(data))
+    background = Background.from_statistics(prior, 1.0, None, ridge, FeatureSpace(data.space))
     for _ in range(episodes):
         teach, ask = episode(data, clips, 10, shots, rng)
         head = fit_detection(taught(data, teach), background, ridge=ridge)
         questions = Questions.of(data, ask)
         found.append(questions.share_right(np.array(head.labels), head.lda_scores(questions.means)))
     return _spread(found)
-
-
-def _feature_space(data: Embedded) -> Any:
-    from edge.space import FeatureSpace
-
-    return FeatureSpace(data.space)
 
 
 def ear_row(name: str, data: Embedded, prior: SufficientStatistics | None, episodes: int) -> dict[str, Any]:
@@ -191,11 +187,12 @@ def main() -> None:
     arguments.add_argument("--cache", type=Path, default=Path(".embedded"), help="where embedded windows are kept")
     arguments.add_argument("--draws", type=int, default=10)
     options = arguments.parse_args()
+    most = QUICK_CLIPS if options.quick else None
     draws, episodes = (2, 10) if options.quick else (options.draws, 200)
     results: dict[str, Any] = {"readouts": [], "ears": []}
     for path in [options.bundle, *options.peer]:
         bundle = open_bundle(path)
-        data = embed_sets(Embedder(bundle), [options.data], cache=options.cache)
+        data = embed_sets(Embedder(bundle), [options.data], cache=options.cache, max_clips=most)
         priors = priors_for(data, bundle, "sounds")
         results["ears"].append(ear_row(bundle.name, data, priors["shipped"], episodes))
         if path == options.bundle:

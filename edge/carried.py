@@ -53,6 +53,7 @@ class CarriedSolution:
         self._inverse: Array = np.zeros((dim, dim), order="F")
         self._n_unchecked = 0
         self._largest = 0.0
+        self._drift: float | None = None
         self._added_residual = 0.0
         self._last_residual = 0.0
 
@@ -86,7 +87,7 @@ class CarriedSolution:
         matrix, targets = self.system()
         self._columns += self._kernels.multiply(self._inverse, np.asfortranarray(targets - matrix @ self._columns))
         self._follow_columns()
-        self._added_residual = 0.0
+        self._drift, self._added_residual = None, 0.0
         self._last_residual = self._residual_in(matrix, targets)
         if not self._last_residual <= self._re_anchor_above:
             self.n_reanchored += 1
@@ -103,7 +104,7 @@ class CarriedSolution:
             raise too_small_ridge(self._ridge_term) from e
         self._columns = np.array(self._kernels.cholesky_solve(factor, np.asfortranarray(targets)), order="F")
         self._inverse = self._kernels.cholesky_inverse(factor)
-        self._last_residual = self._added_residual = 0.0
+        self._drift, self._last_residual, self._added_residual = None, 0.0, 0.0
         self._watch_from_here()
         self._follow_columns()
 
@@ -129,10 +130,11 @@ class CarriedSolution:
 
     def _may_stay_plain(self, rows: Array, plain: Array, step: Array, solved: Array) -> bool:
         """Whether a long burst can do without the correction: the residual it may add, together with what earlier ones
-        added since W was last refined, stays below a budget. The drift is measured on one row of the burst."""
-        _, drift = self._corrected(plain[:, -1:], rows[-1:].T)
+        added since W was last refined, stays below a budget. The drift of P is measured on the first of them."""
+        if self._drift is None:
+            self._drift = self._corrected(plain[:, -1:], rows[-1:].T)[1]
         change = math.sqrt(max(0.0, float(np.sum((step @ step.T) * (solved @ solved.T)))))
-        added = SAFETY * drift * change / max(float(np.linalg.norm(self._columns)), TINY)
+        added = SAFETY * self._drift * change / max(float(np.linalg.norm(self._columns)), TINY)
         if not self._added_residual + added <= PLAIN_BUDGET:
             return False
         self._added_residual += added

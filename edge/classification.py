@@ -86,9 +86,7 @@ def write_embeddings(
     try:
         try:
             with beside.open("wb") as file:
-                np.savez(
-                    file, embeddings=embeddings, file_index=file_index, start_sample=start_sample, files=files
-                )
+                np.savez(file, embeddings=embeddings, file_index=file_index, start_sample=start_sample, files=files)
             os.replace(beside, path)
         finally:
             beside.unlink(missing_ok=True)

@@ -29,12 +29,13 @@ class DecisionSettings:
     """``threshold`` opens an event, ``low_threshold`` keeps it open; k of the last n windows must pass.
 
     ``rival_share``: a class counts only with at least this share of the largest score that any taught class had in the
-    last ``rival_windows`` windows, so that one bark is not three animals; 0 switches that off. ``unknown_above_db``: a window this far above
-    the running noise floor that no class claims is an unknown sound; ``floor_seconds``: memory of that floor.
+    last ``rival_windows`` windows, so that one bark is not three animals; 0 switches that off. ``unknown_above_db``: a
+    window this far above the running noise floor that no class claims is an unknown sound; ``floor_seconds``: memory of
+    that floor.
     """
 
-    threshold: float = 5.0
-    low_threshold: float = 3.5
+    threshold: float = 4.0
+    low_threshold: float = 2.75
     rival_share: float = 0.5
     rival_windows: int = 5
     k: int = 2
@@ -51,14 +52,15 @@ class DecisionSettings:
             raise ConfigurationError(f"k of n is {self.k} of {self.n}; wanted 1 <= k <= n")
         if self.low_threshold > self.threshold:
             raise ConfigurationError(
-                f"low_threshold {self.low_threshold} is above threshold {self.threshold}; an event could never stay open"
+                f"low_threshold {self.low_threshold} is above threshold {self.threshold}; "
+                "an event could never stay open"
             )
 
     def threshold_for(self, label: str) -> float:
         return self.per_class.get(label, self.threshold)
 
     def score(self, value: float, label: str) -> float:
-        """Map a head's score to [0, 1): x / (x + threshold), so the class's threshold is 0.5; 0 for what is negative."""
+        """Map a head's score to [0, 1): x / (x + threshold), 0.5 at the class's threshold; 0 for what is negative."""
         return value / (value + max(self.threshold_for(label), TINY)) if value > 0.0 else 0.0
 
 
@@ -152,8 +154,8 @@ class Decider:
         self._leaders.append(max((v for _, v in taught), default=SILENT))
         least = s.rival_share * max(self._leaders)
         ignored = any(v >= s.threshold for label, v in zip(labels, heard, strict=True) if label == BACKGROUND)
-        for label, value in taught:
-            value = value if value >= least or s.rival_share == 0.0 else SILENT
+        for label, own in taught:
+            value = own if own >= least or s.rival_share == 0.0 else SILENT
             threshold = s.threshold_for(label)
             low = threshold - (s.threshold - s.low_threshold)
             near = near or value >= low
@@ -252,8 +254,8 @@ class ClipDecision:
 def decide_clip(labels: Sequence[str], scores: Array, settings: DecisionSettings) -> ClipDecision:
     """Pool a clip's sound-carrying windows: the class with the best mean, if its best window passes its threshold.
 
-    labels: (k,), BACKGROUND among them is passed over. scores: (n, k) of the clip's windows that carry sound; n = 0 (silence) is unknown.
-    A class is reported with its best window: a short sound in a long clip still counts.
+    labels: (k,), BACKGROUND among them is passed over. scores: (n, k) of the clip's windows that carry sound; n = 0
+    (silence) is unknown. A class is reported with its best window: a short sound in a long clip still counts.
     """
     taught = [i for i, label in enumerate(labels) if label != BACKGROUND]
     labels, scores = [labels[i] for i in taught], scores[:, taught]

@@ -22,6 +22,7 @@ from edge.statistics import SufficientStatistics
 from edge.symmetric import Array, KernelName
 
 TINY = np.finfo(np.float64).tiny
+OWN_SHARE = 0.25
 
 
 @dataclass(frozen=True, eq=False)

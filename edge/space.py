@@ -48,7 +48,9 @@ class Grid:
 
     def __post_init__(self) -> None:
         if not 1 <= self.fraction_bits <= 14:
-            raise ConfigurationError(f"grid fraction_bits is {self.fraction_bits}; wanted 1 to 14 (a unit must fit int16)")
+            raise ConfigurationError(
+                f"grid fraction_bits is {self.fraction_bits}; wanted 1 to 14 (a unit must fit int16)"
+            )
 
     @property
     def scale(self) -> float:

@@ -1,6 +1,7 @@
 """A tiny ear for tests: an ONNX graph of a few kilobytes that hears the spectrum, and sounds that it can tell apart.
 
-The graph is 24 band energies (cosines and sines as a convolution, squared, averaged, logarithm, mean removed), so louder and softer copies of a sound give nearly the same embedding. No recordings and no training are needed.
+The graph is 24 band energies (cosines and sines as a convolution, squared, averaged, logarithm, mean removed),
+so louder and softer copies of a sound give nearly the same embedding. No recordings and no training are needed.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from benchmarks.alarm_curves import HOME, STREAMS, Curve, Outcome, stream_rows
+from benchmarks.alarm_curves import HOME, STREAMS, Curve, Outcome, outward_interval, stream_rows
+from benchmarks.counting import poisson_interval
 from benchmarks.degrade import gain, loudest_second
 
 
@@ -30,6 +31,21 @@ def test_a_curve_trades_misses_for_false_alarms() -> None:
     assert all(p["low"] <= p["rate"] <= p["high"] for p in points)
     assert curve.rate(curve.threshold_at(1.0)) <= 1.0
     assert curve.rate(np.inf) == 0.0
+
+
+def test_a_clip_that_nothing_can_reach_is_missed_at_every_threshold() -> None:
+    one = outcome(0)
+    deaf = Outcome(np.append(one.positives, -np.inf), one.negatives, one.times, one.stream, one.hours)
+    curve = Curve((deaf,), 32000)
+    assert curve.missed(curve.threshold_at(5.0)) == pytest.approx(
+        (Curve((one,), 32000).missed(curve.threshold_at(5.0)) * 30 + 1) / 31
+    )
+    assert np.isfinite(curve.threshold_at(5.0))
+
+
+def test_an_average_of_events_is_rounded_outwards() -> None:
+    assert outward_interval(0.4, 2.0) == (0.0, poisson_interval(1, 2.0)[1])
+    assert outward_interval(3.0, 2.0) == poisson_interval(3, 2.0)
 
 
 def test_streams_of_the_home_are_counted_apart_from_other_sounds() -> None:

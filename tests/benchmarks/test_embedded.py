@@ -48,5 +48,7 @@ def test_windows_are_embedded_once_and_again_for_another_listing(tmp_path: Path,
     more = embed_sets(embedder, [tmp_path / "data"], cache=cache)
     assert len({p.name for p in cache.iterdir()} - kept) == 1
     assert not more.sounding[more.clip == 3].any()
+    thin = embed_sets(embedder, [tmp_path / "data"], cache=cache, max_clips=1)
+    assert len(thin.clips) == len(set(more.clips.held_out.tolist()))
     with pytest.raises(AudioError, match="no set called"):
         embed_sets(embedder, [tmp_path / "data"], cache=cache, names=("kitchen",))

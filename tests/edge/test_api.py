@@ -395,5 +395,5 @@ def test_a_client_of_a_listener_that_is_gone_says_so() -> None:
     with bind(("127.0.0.1", 0)) as bound:
         port = bound.getsockname()[1]
     presence = Presence(4242, "127.0.0.1", port, TOKEN, SPACE.sha256)
-    with ListenerClient(presence) as client, pytest.raises(ApiError, match=r"not answer .* is process 4242 still alive"):
+    with ListenerClient(presence) as client, pytest.raises(ApiError, match=r"not answer .* process 4242 still alive"):
         client.undo()

@@ -128,9 +128,7 @@ def test_what_is_loud_and_unexplained_is_unknown_and_what_is_steady_is_backgroun
 
 
 def test_a_gap_ends_what_is_open_and_forgets_partial_evidence() -> None:
-    decider = Decider(
-        dataclasses.replace(PLAIN, k=2, n=3), sample_rate=RATE, window_length=WINDOW, hop_length=HOP
-    )
+    decider = Decider(dataclasses.replace(PLAIN, k=2, n=3), sample_rate=RATE, window_length=WINDOW, hop_length=HOP)
     assert decider.push(0, ("dog",), np.array([7.0]), -20.0) == []
     assert decider.gap() == []
     assert decider.push(10 * HOP, ("dog",), np.array([7.0]), -20.0) == []
@@ -146,9 +144,7 @@ def test_a_forgotten_class_ends_its_event() -> None:
 
 
 @given(
-    st.lists(
-        st.tuples(st.floats(-20, 20), st.floats(-20, 20), st.floats(-90, 0)), min_size=1, max_size=80
-    ),
+    st.lists(st.tuples(st.floats(-20, 20), st.floats(-20, 20), st.floats(-90, 0)), min_size=1, max_size=80),
     st.integers(1, 3),
 )
 def test_every_onset_has_its_offset_and_times_are_in_order(rows: list[tuple[float, float, float]], k: int) -> None:
