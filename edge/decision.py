@@ -38,8 +38,8 @@ class DecisionSettings:
     low_threshold: float = 2.75
     rival_share: float = 0.5
     rival_windows: int = 5
-    k: int = 2
-    n: int = 3
+    k: int = 1
+    n: int = 1
     min_ms: int = 0
     hold_ms: int = 500
     refractory_ms: int = 2000

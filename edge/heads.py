@@ -202,8 +202,17 @@ class DetectionHead:
         return np.asarray(np.asarray(features, dtype=np.float64) @ self.weights - self.offset)
 
     def scores(self, features: NDArray[Any]) -> Array:
-        """features: (n, d) on the grid. Returns (n, k) float64, finite: z_c - log mean_j exp z_j over rivals j."""
-        return self.z(features) - self.rivals.against(features, self.admitted)
+        """features: (n, d) on the grid. Returns (n, k) float64, finite.
+
+        s_c(x) = z_c(x) - log mean_j exp z_j(x) over rivals j - OWN_SHARE * z_c(mu_c). The last term asks more of a class
+        that stands out more, so that one threshold fits kinds that the prior holds and kinds that nobody heard.
+        """
+        return self.z(features) - self.rivals.against(features, self.admitted) - OWN_SHARE * self.own_z
+
+    @property
+    def own_z(self) -> Array:
+        """z of each class's own mean, (k,): how far it stands out of the background."""
+        return np.asarray(-2.0 * self.bias / self.gain)
 
     def lda_scores(self, features: NDArray[Any]) -> Array:
         """features: (n, d) on the grid. Returns (n, k) float64, finite: log-likelihood ratios."""

@@ -266,10 +266,9 @@ class Learner:
     ) -> list[Advice]:
         advice = about_likeness([example.name for example in examples], records, known)
         head = self._serving or self._read_out()
-        own_z = -2.0 * head.bias / head.gain
         for example, record in zip(examples, records, strict=True):
             z = head.z(self.space.features(record.embeddings)[0]).mean(axis=0)
-            advice += about_class(example.name, label, head.labels, z, own_z, threshold=self._similar_above)
+            advice += about_class(example.name, label, head.labels, z, head.own_z, threshold=self._similar_above)
         return advice
 
     def _add(self, records: Sequence[Record], write: Callable[[], object]) -> list[Record]:

@@ -3,7 +3,8 @@
 A matched filter fires on everything that is loud in its direction. The prior's classes (speech, rain, a door, ...) and
 the ignored sounds have filters of their own, from the same sums; a window counts for a taught class only as far as it
 fits that class better than it fits the rivals. Rivals too like the taught class are left out: a prior that holds
-barking must not silence the owner's dog. Related: cohort normalisation in speaker verification (Auckenthaler et al. 2000).
+barking must not silence the owner's dog. Related: cohort normalisation in speaker verification (Auckenthaler et al.
+2000).
 """
 
 from __future__ import annotations

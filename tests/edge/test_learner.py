@@ -122,7 +122,7 @@ def test_after_any_commands_the_sums_are_the_fold_and_the_live_head_is_the_fitte
         labels, live = learner.judge(probe())
         fitted = learner.head()
         assert labels == fitted.labels
-        np.testing.assert_allclose(live, fitted.z(probe()), rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(live, fitted.scores(probe()), rtol=1e-9, atol=1e-9)
         known = learner.statistics_sha256
     with learner_in(folder) as again:
         assert again.statistics_sha256 == known
@@ -156,7 +156,7 @@ def test_forgetting_is_as_if_it_had_never_been_taught(tmp_path: Path) -> None:
                 b.teach(label, [example(seed)])
         a.forget("bell")
         assert a.statistics_sha256 == b.statistics_sha256
-        np.testing.assert_array_equal(a.head().z(probe()), b.head().z(probe()))
+        np.testing.assert_array_equal(a.head().scores(probe()), b.head().scores(probe()))
 
 
 def test_a_lift_changes_the_sums_and_not_the_records(tmp_path: Path) -> None:
