@@ -204,8 +204,8 @@ class DetectionHead:
     def scores(self, features: NDArray[Any]) -> Array:
         """features: (n, d) on the grid. Returns (n, k) float64, finite.
 
-        s_c(x) = z_c(x) - log mean_j exp z_j(x) over rivals j - OWN_SHARE * z_c(mu_c). The last term asks more of a class
-        that stands out more, so that one threshold fits kinds that the prior holds and kinds that nobody heard.
+        s_c(x) = z_c(x) - log mean_j exp z_j(x) over rivals j - OWN_SHARE * z_c(mu_c). The last term asks more of a
+        class that stands out more: one threshold fits kinds that the prior holds and kinds that nobody heard.
         """
         return self.z(features) - self.rivals.against(features, self.admitted) - OWN_SHARE * self.own_z
 
