@@ -186,7 +186,7 @@ class DetectionHead:
     LDA's answer with uniform prior. ``scores`` are what decides: z less what the background's own classes say.
 
     weights: (d, k) = w_c over its deviation. offset: (k,). gain, bias: (k,), lda = gain * z + bias. rivals: filters of
-    the background's classes. admitted: (k, m), which of them may speak against which class.
+    the background's classes. admitted: (k, m), which of them may speak against which class. mass: weighted samples.
     """
 
     labels: tuple[str, ...]
@@ -196,6 +196,7 @@ class DetectionHead:
     bias: Array
     rivals: Rivals
     admitted: NDArray[np.bool_]
+    mass: float
 
     def z(self, features: NDArray[Any]) -> Array:
         """features: (n, d) on the grid. Returns (n, k) float64, finite."""
@@ -205,9 +206,20 @@ class DetectionHead:
         """features: (n, d) on the grid. Returns (n, k) float64, finite.
 
         s_c(x) = z_c(x) - log mean_j exp z_j(x) over rivals j - OWN_SHARE * z_c(mu_c). The last term asks more of a
-        class that stands out more: one threshold fits kinds that the prior holds and kinds that nobody heard.
+        class that stands out more: one threshold fits kinds that the prior holds and kinds that nobody heard. A window
+        that the ignored sounds explain better than a class much like them scores at most 0 for that class.
         """
-        return self.z(features) - self.rivals.against(features, self.admitted) - OWN_SHARE * self.own_z
+        z = self.z(features)
+        scores = z - self.rivals.against(features, self.admitted) - OWN_SHARE * self.own_z
+        return np.where(self._ignored_instead(features, z), np.minimum(scores, 0.0), scores)
+
+    def _ignored_instead(self, features: NDArray[Any], z: Array) -> NDArray[np.bool_]:
+        """Say where LDA prefers the ignored sounds to a class that they are too alike to rival. Returns (n, k)."""
+        ignored, ignored_z = self.rivals.ignored, self.rivals.ignored_z(features)
+        if ignored is None or ignored_z is None:
+            return np.zeros(z.shape, dtype=np.bool_)
+        preferred = ignored.lda_of_z(ignored_z, self.mass)[:, None] > self.lda_of_z(z)
+        return np.asarray(preferred & ~self.admitted[:, -1])
 
     @property
     def own_z(self) -> Array:
@@ -240,6 +252,7 @@ class DetectionHead:
             -0.5 * mass * np.einsum("kd,dk->k", steps, columns),
             background.rivals,
             background.rivals.admitted(spread / deviation),
+            mass,
         )
 
 

@@ -24,17 +24,29 @@ LARGEST = 50.0
 TINY = np.finfo(np.float64).tiny
 
 
+@dataclass(frozen=True)
+class IgnoredSounds:
+    """Where the mean of the ignored sounds lies: deviation sqrt(w' C0 w) of its filter, energy (mu - m0)'w."""
+
+    deviation: float
+    energy: float
+
+    def lda_of_z(self, z: Array, mass: float) -> Array:
+        """Log-likelihood ratios (n,) of the ignored sounds to a class at m0, from their z values (n,)."""
+        return mass * (self.deviation * z - 0.5 * self.energy)
+
+
 @dataclass(frozen=True, eq=False)
 class Rivals:
     """Filters of the background's classes, each of unit deviation on the background.
 
     weights: (d, m) float64. offset: (m,). z_j(x) = w_j.x - offset_j, with mean 0 and deviation 1 on background.
-    knows_ignored: whether the last filter is that of the device's ignored sounds.
+    ignored: set when the last filter is that of the device's ignored sounds.
     """
 
     weights: Array
     offset: Array
-    knows_ignored: bool
+    ignored: IgnoredSounds | None
 
     @classmethod
     def of(
@@ -54,16 +66,19 @@ class Rivals:
         A class at the background's mean has no direction and is left out.
         """
         if len(class_means) == 0:
-            return cls(np.zeros((space.dim, 0)), np.zeros(0), False)
+            return cls(np.zeros((space.dim, 0)), np.zeros(0), None)
         columns = solve(scatter, ridge_term(space, ridge), class_means - mean, "auto")
         deviation = np.sqrt(np.maximum(np.einsum("dk,dk->k", columns, covariance @ columns), 0.0))
         kept = deviation > np.sqrt(TINY)
         weights = columns[:, kept] / deviation[kept]
-        return cls(np.ascontiguousarray(weights), mean @ weights, last_is_ignored and bool(kept[-1]))
+        ignored = None
+        if last_is_ignored and kept[-1]:
+            ignored = IgnoredSounds(float(deviation[-1]), float((class_means[-1] - mean) @ columns[:, -1]))
+        return cls(np.ascontiguousarray(weights), mean @ weights, ignored)
 
     def ignored_z(self, features: NDArray[Any]) -> Array | None:
         """z of the ignored sounds' own filter, (n,), or None when nothing is ignored. features: (n, d)."""
-        if not self.knows_ignored:
+        if self.ignored is None:
             return None
         return np.asarray(np.asarray(features, dtype=np.float64) @ self.weights[:, -1] - self.offset[-1])
 

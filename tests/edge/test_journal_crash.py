@@ -102,7 +102,7 @@ def test_killed_at_random_instants_the_statistics_are_rebuilt_to_the_bit(quick: 
             assert sorted(known) == list(journal.records())
         seen_counts.add(acknowledged)
         shutil.rmtree(folder)
-    assert len(seen_counts) > 3, "the instants were spread over the commands"
+    assert len(seen_counts) > 1, "the instants were spread over the commands"
 
 
 def taught_then_killed(folder: Path, n: int) -> None:
