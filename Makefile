@@ -5,6 +5,8 @@
 PYTHON ?= python3
 EDGE   := .venv
 DEV    := .venv-dev
+BENCH  := exactness burst_cost noise teach_latency live_cost stream_soak recursion
+BENCH_DATA := readouts open_set false_alarms class_incremental
 
 .PHONY: demo run test lint bench wheel clean
 
@@ -22,8 +24,10 @@ lint: $(DEV)/.installed
 	$(DEV)/bin/mypy
 
 bench: $(DEV)/.installed
-	@for module in $$($(DEV)/bin/python -c 'import pathlib; print(*sorted(p.stem for p in pathlib.Path("benchmarks").glob("[a-z]*.py") if "def main" in p.read_text()))'); do \
-	    echo "== benchmarks.$$module"; $(DEV)/bin/python -m benchmarks.$$module || exit 1; done
+	@for name in $(BENCH); do echo "== $$name"; $(DEV)/bin/python -m benchmarks.$$name || exit 1; done
+	@if [ -z "$(DATA)" ]; then echo "left out for want of recordings: $(BENCH_DATA); run make bench DATA=DIR"; exit 0; fi; \
+	for name in $(BENCH_DATA); do echo "== $$name"; \
+	    $(DEV)/bin/python -m benchmarks.$$name --bundle benchmarks/bundles/evaluation --data "$(DATA)" || exit 1; done
 
 wheel: $(DEV)/.installed
 	$(DEV)/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-dir dist .

@@ -34,8 +34,8 @@ class DecisionSettings:
     that floor.
     """
 
-    threshold: float = 4.0
-    low_threshold: float = 2.75
+    threshold: float = 3.5
+    low_threshold: float = 2.5
     rival_share: float = 0.5
     rival_windows: int = 5
     k: int = 1
