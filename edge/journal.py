@@ -89,25 +89,21 @@ class Journal(JournalReader):
 
     # ---- commands ---------------------------------------------------------------------------------------------------
 
-    def teach(
-        self, records: Sequence[Record], *, provenance: Sequence[Mapping[str, Any]], one_command: bool = False
-    ) -> TeachOutcome:
+    def teach(self, records: Sequence[Record], *, provenance: Sequence[Mapping[str, Any]]) -> TeachOutcome:
         """Add examples, all or none. What is known already counts once.
 
         provenance: for each record a JSON object (file, source, start_sample, seconds, event ...).
-        one_command: undo takes all of them back together; else each is a command of its own.
+        Each record is a command of its own: what `undo` takes back.
         Raises LabelError, MisuseError, SpaceMismatchError, StateError.
         """
         if any(record.label == BACKGROUND for record in records):
             raise LabelError(f"label {BACKGROUND!r} is reserved for ignored sounds; choose another, or use 'ignore'")
-        return self._learn("taught", records, provenance, one_command=one_command)
+        return self._learn("taught", records, provenance, one_command=False)
 
-    def ignore(
-        self, records: Sequence[Record], *, provenance: Sequence[Mapping[str, Any]], one_command: bool = False
-    ) -> TeachOutcome:
+    def ignore(self, records: Sequence[Record], *, provenance: Sequence[Mapping[str, Any]]) -> TeachOutcome:
         """Add what to stay silent on; whatever label the records have becomes BACKGROUND. Otherwise as ``teach``."""
         relabelled = [record.relabel(BACKGROUND) for record in records]
-        return self._learn("ignored", relabelled, provenance, one_command=one_command)
+        return self._learn("ignored", relabelled, provenance, one_command=False)
 
     def import_records(self, records: Iterable[Record], *, provenance: Mapping[str, Any] | None = None) -> TeachOutcome:
         """Add the records of another memory as one command. What is known already counts once."""

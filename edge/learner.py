@@ -1,7 +1,7 @@
 """The only mutable model state of a device: the journal's records, their sums, and the heads read out of the sums.
 
-The journal is the truth. Every command is written there first; then the statistics follow it by ``+`` and ``-`` of
-exactly the records that came or went, so they equal a fold of what is known, to the bit. Heads are caches.
+The journal is the truth. What is taught is counted first, because the sums may refuse, then written, and taken back out
+of the sums when writing is refused. So the sums equal a fold of what is known, to the bit. Heads are caches.
 
 One thread at a time: the loop of a running listener, or the one command that holds the state lock.
 """
@@ -146,11 +146,11 @@ class Learner:
         Raises LabelError, SpaceMismatchError, StatisticsOverflowError, StateError.
         """
         name = normalize_label(label)
-        return self._learn(name, examples, lambda r, p: self.journal.teach(r, provenance=p, one_command=True))
+        return self._learn(name, examples, lambda r, p: self.journal.teach(r, provenance=p))
 
     def ignore(self, examples: Sequence[Example]) -> Learnt:
         """Learn what to stay silent on, all or none, as one command. Raises SpaceMismatchError, StateError."""
-        return self._learn(BACKGROUND, examples, lambda r, p: self.journal.ignore(r, provenance=p, one_command=True))
+        return self._learn(BACKGROUND, examples, lambda r, p: self.journal.ignore(r, provenance=p))
 
     def import_records(self, records: Sequence[Record], *, provenance: Mapping[str, Any]) -> Imported:
         """Learn the records of another memory, as one command. Raises SpaceMismatchError, StateError."""

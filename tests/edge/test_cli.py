@@ -169,15 +169,17 @@ def test_rename_merge_forget_undo_and_history(taught: Soundkeep) -> None:
     assert taught("memory", "verify").value == before
     actions = [(entry["action"], entry["undone"]) for entry in taught("history").lines]
     assert actions == [
-        ("taught", False), ("taught", False), ("renamed", True), ("merged", True), ("forgotten", True),
+        *[("taught", False)] * 4, ("renamed", True), ("merged", True), ("forgotten", True),
     ]  # fmt: skip
 
 
-def test_undo_takes_back_the_last_command_whole(taught: Soundkeep) -> None:
-    """One `teach` of two files is one command."""
+def test_undo_takes_back_file_by_file(taught: Soundkeep) -> None:
+    """One file is one example is one step of undo, also where one `teach` named several."""
     assert taught("undo").code == 0
-    assert [c["label"] for c in taught("classes").lines] == ["bell"]
-    assert taught("undo").code == 0
+    assert [(c["label"], c["n_records"]) for c in taught("classes").lines] == [("bell", 2), ("hum", 1)]
+    for _ in range(3):
+        assert taught("undo").code == 0
+    assert taught("classes").lines == []
     nothing = taught("undo")
     assert nothing.code == 1 and "nothing can be undone" in nothing.err
 
