@@ -88,6 +88,7 @@ class Learner:
         self._fitted: DetectionHead | None = None
         self._serving: DetectionHead | None = None
         self._live: RecursiveHead | None = None
+        self._n_reanchored = 0
         if live:
             self._live = self.readout.recursive(self._taught.snapshot(), self._ignored.snapshot(), self._prior)
 
@@ -219,7 +220,7 @@ class Learner:
     @property
     def n_reanchored(self) -> int:
         """How often the live head was rebuilt from the statistics."""
-        return 0 if self._live is None else self._live.n_reanchored
+        return self._n_reanchored + (0 if self._live is None else self._live.n_reanchored)
 
     @property
     def residual(self) -> float:
@@ -329,6 +330,7 @@ class Learner:
     def _follow_heads(self) -> None:
         self._fitted = self._serving = None
         if self._live is not None:
+            self._n_reanchored += self._live.n_reanchored
             self._live = self.readout.recursive(self._taught.snapshot(), self._ignored.snapshot(), self._prior)
 
     def _folded(self) -> tuple[StatisticsAccumulator, StatisticsAccumulator]:
