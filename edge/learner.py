@@ -142,7 +142,7 @@ class Learner:
     # ---- commands ---------------------------------------------------------------------------------------------------
 
     def teach(self, label: str, examples: Sequence[Example]) -> Learnt:
-        """Learn examples of one class, all or none, as one command for undo.
+        """Learn examples of one class, all or none; each is one step of undo.
 
         Raises LabelError, SpaceMismatchError, StatisticsOverflowError, StateError.
         """
@@ -150,7 +150,7 @@ class Learner:
         return self._learn(name, examples, lambda r, p: self.journal.teach(r, provenance=p))
 
     def ignore(self, examples: Sequence[Example]) -> Learnt:
-        """Learn what to stay silent on, all or none, as one command. Raises SpaceMismatchError, StateError."""
+        """Learn what to stay silent on, all or none; each is one step of undo. Raises SpaceMismatchError, StateError."""
         return self._learn(BACKGROUND, examples, lambda r, p: self.journal.ignore(r, provenance=p))
 
     def import_records(self, records: Sequence[Record], *, provenance: Mapping[str, Any]) -> Imported:
