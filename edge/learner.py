@@ -150,7 +150,7 @@ class Learner:
         return self._learn(name, examples, lambda r, p: self.journal.teach(r, provenance=p))
 
     def ignore(self, examples: Sequence[Example]) -> Learnt:
-        """Learn what to stay silent on, all or none; each is one step of undo. Raises SpaceMismatchError, StateError."""
+        """Learn what to stay silent on, each example one step of undo. Raises SpaceMismatchError, StateError."""
         return self._learn(BACKGROUND, examples, lambda r, p: self.journal.ignore(r, provenance=p))
 
     def import_records(self, records: Sequence[Record], *, provenance: Mapping[str, Any]) -> Imported:
