@@ -165,7 +165,7 @@ def speech_row(folder: Path, data: Embedded) -> dict[str, Any]:
     """The speech embedding on the ten words, as the first measure of ``ear_row``."""
     from edge.audio import read_audio
     from edge.windows import windows_of
-    from trainer.teachers import load_teachers
+    from trainer.distillation.teachers import load_teachers
 
     files = [folder / "speech_melspectrogram.onnx", folder / "speech_embedding.onnx"]
     teacher = next(iter(load_teachers(files).values()))

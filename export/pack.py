@@ -23,7 +23,7 @@ from export.material import recorded_windows, synthesised_windows
 from export.parity import AgreementReport, ParityReport, agreement, check_parity
 from export.prior import PriorReport, prior_statistics
 from export.quantize import QuantizeSettings, quantize_int8
-from trainer.student import load_checkpoint
+from trainer.backbones.checkpoint import load_checkpoint
 
 N_PARITY = 64
 N_CALIBRATION = 256
@@ -75,10 +75,9 @@ def pack(
     if out_dir.exists():
         raise BundleError(f"{out_dir} exists already; choose another folder, or remove it first")
     model, meta = load_checkpoint(checkpoint)
-    frontend = model.settings.frontend
-    shape = (frontend.sample_rate, frontend.window_length, settings.hop_length)
+    shape = (model.sample_rate, model.window_length, settings.hop_length)
     windows = _material(settings, shape)
-    onnx = to_onnx(model, frontend.window_length)
+    onnx = to_onnx(model, model.window_length)
     parity = check_parity(model, onnx, windows[:N_PARITY])
 
     def write(folder: Path, graph: bytes, **more: Any) -> Bundle:
@@ -89,10 +88,10 @@ def pack(
             onnx=graph,
             input_name=INPUT,
             output_name=OUTPUT,
-            sample_rate=frontend.sample_rate,
-            window_length=frontend.window_length,
+            sample_rate=model.sample_rate,
+            window_length=model.window_length,
             hop_length=settings.hop_length,
-            dim=model.settings.dim,
+            dim=model.dim,
             grid=Grid(),
             licence=settings.licence,
             **{"model_card": "draft\n", **more},

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from trainer.student import Student, StudentSettings, save_checkpoint
+from trainer.backbones.checkpoint import save_checkpoint
+from trainer.backbones.student import Student, StudentSettings
 
 DIM = 32
 

@@ -14,12 +14,13 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from tests.trainer.simulated_teachers import write_teachers
+from tests.trainer.distillation.simulated_teachers import write_teachers
 from tests.trainer.synthetic_sets import write_set
+from trainer.backbones.checkpoint import load_checkpoint, save_checkpoint
+from trainer.backbones.student import Student as Ear
+from trainer.backbones.student import StudentSettings
 from trainer.cli import main
 from trainer.interruption import asked_to_stop
-from trainer.student import Student as Ear
-from trainer.student import StudentSettings, load_checkpoint, save_checkpoint
 
 
 def run(*arguments: str | Path) -> Result:

@@ -10,10 +10,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from trainer.backbones.student import Student
+from trainer.distillation.losses import Answers
+from trainer.distillation.schedule import DistilSettings, learning_rate_at
 from trainer.errors import TrainingError
-from trainer.losses import Answers
-from trainer.schedule import DistilSettings, learning_rate_at
-from trainer.student import Student
 
 MAX_GRADIENT_NORM = 5.0
 

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.errors import ConfigurationError
-from tests.trainer.synthetic_banks import settings, write_bank
-from trainer.losses import Answers, shared_cross_entropy
-from trainer.schedule import batches, learning_rate_at
-from trainer.shards import Bank
+from tests.trainer.distillation.synthetic_banks import settings, write_bank
+from trainer.distillation.losses import Answers, shared_cross_entropy
+from trainer.distillation.schedule import batches, learning_rate_at
+from trainer.distillation.shards import Bank
 
 
 def test_shared_cross_entropy_by_hand() -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from edge.scenes import BACKGROUNDS, background
-from trainer.augment import coloured_noise
+from trainer.distillation.augment import coloured_noise
 
 SLOPES = {"white": 0.0, "pink": 0.5, "brown": 1.0}
 NOISE_LEVELS_DBFS = tuple(range(-70, -9, 5))

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.schedule import DistilSettings
-from trainer.shards import MOMENT_ROWS, Bank
+from trainer.distillation.schedule import DistilSettings
+from trainer.distillation.shards import MOMENT_ROWS, Bank
 
 TARGET_CLIP = 5.0
 

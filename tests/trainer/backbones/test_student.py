@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from edge.errors import BundleError
-from tests.trainer.synthetic_banks import SMALL
-from trainer.student import Student, embed_windows, load_checkpoint, pool_thirds, save_checkpoint
+from tests.trainer.distillation.synthetic_banks import SMALL
+from trainer.backbones.checkpoint import load_checkpoint, save_checkpoint
+from trainer.backbones.embedding import embed_windows
+from trainer.backbones.student import Student, pool_thirds
 
 
 def student(seed: int = 0) -> Student:
@@ -55,7 +57,7 @@ def test_a_checkpoint_gives_back_every_bit(tmp_path: Path) -> None:
     ear = student()
     save_checkpoint(tmp_path / "ear", ear, {"data": ["a set"]})
     back, meta = load_checkpoint(tmp_path / "ear")
-    assert back.settings == SMALL
+    assert isinstance(back, Student) and back.settings == SMALL
     assert not back.training
     assert meta["data"] == ["a set"]
     for key, value in ear.state_dict().items():
@@ -68,7 +70,7 @@ def test_a_checkpoint_gives_back_every_bit(tmp_path: Path) -> None:
     [
         (lambda d: (d / "checkpoint.json").unlink(), "is no checkpoint"),
         (lambda d: (d / "checkpoint.json").write_text("{"), "is no checkpoint"),
-        (lambda d: (d / "checkpoint.json").write_text("[]"), "wanted 'student'"),
+        (lambda d: (d / "checkpoint.json").write_text("[]"), "schema list"),
         (lambda d: (d / "model.safetensors").unlink(), "damaged checkpoint"),
         (lambda d: (d / "model.safetensors").write_bytes(b"\0" * 40), "damaged checkpoint"),
         (lambda d: save_checkpoint(d, student(), {"schema": 99}), "schema 99"),

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from edge.errors import ConfigurationError
-from tests.trainer.synthetic_banks import N_CAUSES, SMALL, linear_r2, settings, write_bank
-from trainer.distil import RESUME, distil
+from tests.trainer.distillation.synthetic_banks import N_CAUSES, SMALL, linear_r2, settings, write_bank
+from trainer.backbones.checkpoint import load_checkpoint
+from trainer.backbones.student import Student, StudentSettings
+from trainer.distillation.distil import RESUME, distil
+from trainer.distillation.schedule import DistilSettings
+from trainer.distillation.shards import Bank, shard_path
 from trainer.errors import TrainingError
 from trainer.loss_log import LossLog, plot_losses, read_losses
-from trainer.schedule import DistilSettings
-from trainer.shards import Bank, shard_path
-from trainer.student import Student, StudentSettings, load_checkpoint
 
 
 @pytest.fixture(scope="module")

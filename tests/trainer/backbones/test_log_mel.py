@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from edge.scenes import SOUNDS
-from trainer.frontend import FrontEndSettings, LogMel, dft_kernels, mel_filterbank
-from trainer.student import Student, StudentSettings
+from trainer.backbones.log_mel import FrontEndSettings, LogMel, dft_kernels, mel_filterbank
+from trainer.backbones.student import Student, StudentSettings
 
 SETTINGS = FrontEndSettings()
 

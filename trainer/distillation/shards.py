@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.drawing import LabelSpace
+from trainer.distillation.drawing import LabelSpace
 from trainer.errors import TrainingError
 
 MOMENT_ROWS = 30_000

@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from edge.errors import AudioError, BundleError, ConfigurationError
-from tests.trainer.simulated_teachers import write_sound_teacher, write_teachers
-from tests.trainer.synthetic_banks import write_bank
+from tests.trainer.distillation.simulated_teachers import write_sound_teacher, write_teachers
+from tests.trainer.distillation.synthetic_banks import write_bank
 from tests.trainer.synthetic_sets import write_set
-from trainer import bank as bank_module
-from trainer.bank import fill_bank, make_shard
+from trainer.backbones.log_mel import FrontEndSettings, LogMel
 from trainer.datasets import Clip, list_clips
-from trainer.drawing import NO_CLASS, BankSettings, LabelSpace, WindowDrawer, root_share, share_of_first
+from trainer.distillation import bank as bank_module
+from trainer.distillation.bank import fill_bank, make_shard
+from trainer.distillation.drawing import NO_CLASS, BankSettings, LabelSpace, WindowDrawer, root_share, share_of_first
+from trainer.distillation.shards import Bank, shard_path
+from trainer.distillation.teachers import load_teachers
 from trainer.errors import TrainingError
-from trainer.frontend import FrontEndSettings, LogMel
-from trainer.shards import Bank, shard_path
-from trainer.teachers import load_teachers
 
 FRONTEND = FrontEndSettings()
 SETTINGS = BankSettings(seed=5, shard_size=6, set_weights={"synthetic": 0.5})

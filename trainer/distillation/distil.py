@@ -16,13 +16,14 @@ import torch
 from tqdm import tqdm
 
 from edge.errors import ConfigurationError
+from trainer.backbones.checkpoint import save_checkpoint
+from trainer.backbones.student import Student, StudentSettings
+from trainer.distillation.losses import Answers
+from trainer.distillation.run import Run
+from trainer.distillation.schedule import DistilSettings, batches
+from trainer.distillation.shards import Bank
 from trainer.errors import TrainingError
 from trainer.loss_log import LossLog, plot_losses
-from trainer.losses import Answers
-from trainer.run import Run
-from trainer.schedule import DistilSettings, batches
-from trainer.shards import Bank
-from trainer.student import Student, StudentSettings, save_checkpoint
 
 RESUME = "resume.safetensors"
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from edge.errors import ConfigurationError
 from edge.scenes import SOUNDS
-from trainer import augment
+from trainer.backbones.log_mel import FrontEndSettings
 from trainer.datasets import Clip, ClipAudio
-from trainer.frontend import FrontEndSettings
+from trainer.distillation import augment
 
 SYNTHETIC = "synthetic"
 NO_CLASS = -1

@@ -10,7 +10,7 @@ from typing import Any
 
 from edge.errors import ConfigurationError
 from trainer.datasets import Clip
-from trainer.drawing import BankSettings
+from trainer.distillation.drawing import BankSettings
 from trainer.errors import TrainingError
 
 

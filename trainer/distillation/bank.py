@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from trainer.backbones.log_mel import FrontEndSettings, LogMel
 from trainer.datasets import Clip, ClipAudio
-from trainer.drawing import NO_CLASS, BankSettings, LabelSpace, WindowDrawer
+from trainer.distillation.drawing import NO_CLASS, BankSettings, LabelSpace, WindowDrawer
+from trainer.distillation.shards import shard_path, write_labels
+from trainer.distillation.teachers import Teacher, load_teachers
 from trainer.errors import TrainingError
-from trainer.frontend import FrontEndSettings, LogMel
-from trainer.shards import shard_path, write_labels
-from trainer.teachers import Teacher, load_teachers
 
 
 def make_shard(

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.random import Generator
 
-from trainer import augment
-from trainer.augment import Samples
+from trainer.distillation import augment
+from trainer.distillation.augment import Samples
 
 RATE = 16000
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.frontend import FrontEndSettings
-from trainer.schedule import DistilSettings
-from trainer.student import StudentSettings
+from trainer.backbones.log_mel import FrontEndSettings
+from trainer.backbones.student import StudentSettings
+from trainer.distillation.schedule import DistilSettings
 
 SMALL = StudentSettings(frontend=FrontEndSettings(n_mels=16), widths=(6, 6, 8, 12, 16), strides=(1, 2, 2, 2), dim=8)
 N_MELS, N_FRAMES, N_CAUSES = 16, 16, 3

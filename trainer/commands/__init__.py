@@ -1,0 +1,1 @@
+"""The commands of ``soundkeep-trainer``, one module each; ``trainer.cli`` lists them."""

@@ -1,0 +1,150 @@
+"""``distil``: an ear from several teachers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edge.errors import ConfigurationError
+from trainer.commands.paths import FILE, FOLDER, NEW_FOLDER
+
+
+@click.command()
+@click.option(
+    "--data", type=FOLDER, multiple=True, required=True, help="A set: <set>/<class>/<clip>, with meta.csv or not."
+)
+@click.option("--teacher", type=FILE, multiple=True, required=True, help="ONNX file of a teacher.")
+@click.option("--out", type=NEW_FOLDER, required=True, help="Folder of the run; run again to resume.")
+@click.option(
+    "--keep-out", is_flag=True, help="Never hear fold 3 nor a third of the other groups: an ear to measure with."
+)
+@click.option(
+    "--set-weight",
+    multiple=True,
+    metavar="NAME=W",
+    help="Share of a set, 1 if not given; 'synthetic' is the set of synthesised sounds.",
+)
+@click.option("--shards", type=click.IntRange(1), default=150, show_default=True, help="Shards in the bank.")
+@click.option("--shard-size", type=click.IntRange(1), default=1024, show_default=True, help="Windows in a shard.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that fill the bank.")
+@click.option("--steps", type=click.IntRange(1), default=8000, show_default=True)
+@click.option("--batch-size", type=click.IntRange(2), default=128, show_default=True, help="Windows of a step.")
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(0.0, 1.0, min_open=True),
+    default=2e-3,
+    show_default=True,
+    help="At its peak.",
+)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the training itself.")
+@click.option("--initial", type=FOLDER, help="Checkpoint to start from instead of random weights.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+def distil(
+    data: tuple[Path, ...],
+    teacher: tuple[Path, ...],
+    out: Path,
+    keep_out: bool,
+    set_weight: tuple[str, ...],
+    shards: int,
+    shard_size: int,
+    workers: int,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    threads: int,
+    initial: Path | None,
+    seed: int,
+) -> None:
+    """Distil the default ear from several teachers at once.
+
+    Ctrl-C stops it; the same command again goes on where it stopped. OUT gets bank/, model.safetensors and
+    checkpoint.json (what `soundkeep-export bundle` takes), losses.csv, losses.png and resume.safetensors.
+    """
+    from trainer.backbones.checkpoint import load_checkpoint
+    from trainer.backbones.student import Student, StudentSettings
+    from trainer.datasets import ClipAudio, decode_all, list_clips, split_clips
+    from trainer.distillation.bank import fill_bank
+    from trainer.distillation.distil import distil as train
+    from trainer.distillation.drawing import BankSettings, LabelSpace
+    from trainer.distillation.recipe import keep_to_recipe, recipe_of
+    from trainer.distillation.schedule import DistilSettings
+    from trainer.distillation.teachers import load_teachers
+    from trainer.errors import TrainingError
+    from trainer.interruption import asked_to_stop
+
+    sets = [list_clips(directory) for directory in data]
+    names = [clips[0].set_name for clips in sets]
+    if len(set(names)) < len(names):
+        raise ConfigurationError(f"--data names {', '.join(names)}; wanted sets of different names; rename a folder")
+    clips = [clip for found in sets for clip in found]
+    labels = LabelSpace.of(clips)
+    heard = split_clips(clips)[0] if keep_out else clips
+    settings = BankSettings(seed=seed, shard_size=shard_size, set_weights=_weights(set_weight, set(names)))
+    if shards * shard_size < batch_size:
+        raise ConfigurationError(
+            f"a bank of {shards} x {shard_size} windows is smaller than one batch of {batch_size}; make more shards"
+        )
+    first = load_checkpoint(initial)[0] if initial is not None else None
+    if first is not None and not isinstance(first, Student):
+        raise ConfigurationError(f"--initial is a checkpoint of kind {first.kind!r}; wanted a student")
+    student_settings = first.settings if first is not None else StudentSettings()
+    frontend = student_settings.frontend
+    load_teachers(teacher, window_length=frontend.window_length)
+    keep_to_recipe(out, recipe_of(heard, teacher, settings, kept_out=keep_out, initial=initial))
+    audio = ClipAudio(frontend.sample_rate)
+    try:
+        decode_all(heard, audio)
+        bank = out / "bank"
+        fill_bank(
+            bank,
+            shards,
+            heard,
+            teacher,
+            labels=labels,
+            frontend=frontend,
+            settings=settings,
+            workers=workers,
+            audio=audio,
+        )
+    except KeyboardInterrupt:
+        raise TrainingError(f"stopped while filling {out / 'bank'}; run the same command again to go on") from None
+    del audio
+    with asked_to_stop() as stop:
+        model = train(
+            bank,
+            out,
+            settings=DistilSettings(steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed),
+            student_settings=student_settings,
+            initial=first,
+            threads=threads,
+            meta={
+                "data": sorted(names),
+                "n_clips_heard": len(heard),
+                "kept_out": keep_out,
+                "teachers": [path.name for path in teacher],
+            },
+            stop=stop,
+        )
+    click.echo(
+        f"{out}: an ear of {model.n_weights()} weights after {steps} steps on {len(heard)} clips; "
+        f"its losses are drawn in {out / 'losses.png'}",
+        err=True,
+    )
+
+
+def _weights(pairs: tuple[str, ...], known: set[str]) -> dict[str, float]:
+    """Parse NAME=W options; the synthesised sounds count as a set of weight 1 unless told otherwise."""
+    weights: dict[str, float] = {"synthetic": 1.0}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        if name not in known | {"synthetic"}:
+            wanted = ", ".join(sorted(known | {"synthetic"}))
+            raise ConfigurationError(f"--set-weight names {name!r}; wanted one of {wanted}")
+        try:
+            weights[name] = float(value)
+        except ValueError:
+            raise ConfigurationError(f"--set-weight {pair!r} is no NAME=NUMBER; write for example {name}=0.5") from None
+        if not 0.0 <= weights[name] < 1e6:
+            raise ConfigurationError(f"--set-weight {pair!r} is out of range; wanted 0 to 1000000")
+    return weights
