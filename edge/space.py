@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,7 +110,12 @@ class Lift:
 
 @dataclass(frozen=True)
 class FeatureSpace:
-    """Identity of statistics: an embedding space and an optional lift."""
+    """Identity of statistics: an embedding space and an optional lift.
+
+    storable: whether statistics of this space may be written to a file; those of a training run may not.
+    """
+
+    storable: ClassVar[bool] = True
 
     embedding: EmbeddingSpace
     lift: Lift | None = None

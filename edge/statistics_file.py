@@ -34,7 +34,12 @@ def hashed_bytes(statistics: SufficientStatistics) -> bytes:
 
 
 def write(statistics: SufficientStatistics) -> bytes:
-    """Return the stored form of ``statistics``."""
+    """Return the stored form of ``statistics``. Raises MisuseError for a space whose statistics may not be stored."""
+    if not statistics.space.storable:
+        raise MisuseError(
+            "these statistics belong to a training run, whose embeddings may come from several backbones; they can be "
+            "no memory and no prior: compute them again under the exported backbone"
+        )
     header = canonical_json(
         {
             "dim": statistics.dim,

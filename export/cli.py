@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -37,8 +39,23 @@ def main() -> None:
 @click.option("--name", default="ear", show_default=True)
 @click.option("--version", type=int, default=1, show_default=True, help="A whole number that only ever grows.")
 @click.option("--licence", default="Apache-2.0", show_default=True)
-@click.option("--hop", "hop_length", type=int, default=4000, show_default=True, help="Samples between two windows.")
-@click.option("--int8", is_flag=True, help="Quantise the network (not the front end) to int8.")
+@click.option(
+    "--hop", "hop_length", type=click.IntRange(min=1), help="Samples between two windows.  [default: a quarter of one]"
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "float16", "int8"]),
+    default="float32",
+    show_default=True,
+    help="Of the network; the front end stays as it is. float16 halves the file, int8 also saves time on a CPU.",
+)
+@click.option(
+    "--measure",
+    type=click.Choice(["none", "speed", "accuracy"]),
+    default="accuracy",
+    show_default=True,
+    help="What the precision costs beside float32. accuracy embeds every clip of --data with both.",
+)
 @click.option("--data", multiple=True, metavar="NAME=DIR", help="Clips: to check, calibrate and make the prior with.")
 @click.option("--background", multiple=True, metavar="NAME=DIR", help="Long recordings, for the same.")
 @click.option("--no-prior", is_flag=True, help="Use the recordings for checks only.")
@@ -51,8 +68,9 @@ def bundle(
     name: str,
     version: int,
     licence: str,
-    hop_length: int,
-    int8: bool,
+    hop_length: int | None,
+    precision: Literal["float32", "float16", "int8"],
+    measure: Literal["none", "speed", "accuracy"],
     data: tuple[str, ...],
     background: tuple[str, ...],
     no_prior: bool,
@@ -64,13 +82,15 @@ def bundle(
     from edge.manifest import DetectionDefaults
     from export.material import parse_sets
     from export.pack import PackSettings, pack
+    from export.summary import summary
 
     settings = PackSettings(
         name=name,
         version=version,
         licence=licence,
         hop_length=hop_length,
-        int8=int8,
+        precision=precision,
+        measure=measure,
         data=parse_sets(data),
         backgrounds=parse_sets(background),
         with_prior=not no_prior,
@@ -78,14 +98,9 @@ def bundle(
         detection=DetectionDefaults(**_detection(detection)),
         seed=seed,
     )
-    with _Progress(settings.data, settings.backgrounds, wanted=settings.with_prior) as progress:
-        made, report = pack(checkpoint, out, settings, progress=progress)
-    _say(
-        f"{out}: {made.name} {made.version}, {report.onnx_bytes / 1e6:.1f} MB; differs from the network by "
-        f"{report.parity.max_difference:.1e} on {report.parity.n_windows} windows of {report.material}"
-    )
-    if report.int8 is not None:
-        _say(f"int8 to float32: mean cosine {report.int8.mean_cosine:.5f}, worst {report.int8.min_cosine:.4f}")
+    made, report = pack(checkpoint, out, settings, watch=_watch)
+    for words in summary(out, made, report):
+        _say(words)
     _answer(
         {"path": str(out), "sha256": made.sha256, "space": made.space.sha256, **dict(made.manifest.extra["export"])}
     )
@@ -102,14 +117,14 @@ def prior(bundle_path: Path, data: tuple[str, ...], background: tuple[str, ...],
     from edge.bundle import open_bundle
     from edge.embedder import Embedder
     from export.material import parse_sets
-    from export.prior import prior_statistics
+    from export.prior import count_recordings, prior_statistics
 
     clips, backgrounds = parse_sets(data), parse_sets(background)
     if not clips and not backgrounds:
         raise ConfigurationError("no recordings given; wanted --data NAME=DIR or --background NAME=DIR at least once")
     embedder = Embedder(open_bundle(bundle_path), threads=threads)
-    with _Progress(clips, backgrounds) as progress:
-        report = prior_statistics(embedder, clips, backgrounds, progress=progress)
+    with _watch("prior", count_recordings(clips, backgrounds)) as step:
+        report = prior_statistics(embedder, clips, backgrounds, progress=lambda path: step())
     try:
         out.write_bytes(report.statistics.to_bytes())
     except OSError as e:
@@ -146,8 +161,8 @@ def amend(
 ) -> None:
     """Copy BUNDLE with another prior, other defaults or another model card. The ear and its space stay the same."""
     from edge.bundle import open_bundle
-    from export.pack import amend as amended
-    from export.pack import read_prior
+    from export.amend import amend as amended
+    from export.amend import read_prior
 
     made = amended(
         open_bundle(bundle_path),
@@ -206,29 +221,16 @@ def _text(path: Path | None) -> str | None:
         raise ConfigurationError(f"{path} cannot be read as text: {e}; check the path") from e
 
 
-class _Progress:
-    """A bar over the recordings on stderr, only when a person watches."""
+@contextmanager
+def _watch(stage: str, n_steps: int) -> Iterator[Callable[[], object]]:
+    """A bar over the steps of one stage on stderr, only when a person watches."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from tqdm import tqdm
 
-    def __init__(self, *sets: Any, wanted: bool = True) -> None:
-        self._sets = sets
-        self._wanted = wanted and sys.stderr.isatty()
-
-    def __enter__(self) -> _Progress:
-        if self._wanted:
-            from tqdm import tqdm
-
-            from export.prior import count_recordings
-
-            self._bar = tqdm(total=count_recordings(*self._sets), unit="file", leave=False)
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        if self._wanted:
-            self._bar.close()
-
-    def __call__(self, path: Path) -> None:
-        if self._wanted:
-            self._bar.update()
+    with tqdm(total=n_steps, desc=stage, unit="file", leave=False) as bar:
+        yield bar.update
 
 
 def _say(words: str) -> None:

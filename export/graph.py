@@ -29,8 +29,9 @@ def to_onnx(model: torch.nn.Module, window_length: int) -> bytes:
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         path = Path(scratch) / "traced.onnx"
+        dim = int(model.eval()(torch.zeros(1, window_length)).shape[1])
         torch.onnx.export(
-            model.eval(),
+            model,
             (torch.zeros(1, window_length),),
             path,
             input_names=[INPUT],
@@ -39,10 +40,10 @@ def to_onnx(model: torch.nn.Module, window_length: int) -> bytes:
             dynamo=False,
         )
         traced = onnx.load(path)
-    return _plain(traced)
+    return _plain(traced, window_length, dim)
 
 
-def _plain(traced: onnx.ModelProto) -> bytes:
+def _plain(traced: onnx.ModelProto, window_length: int, dim: int) -> bytes:
     """Rebuild the model from what computes: no notes, no constant nodes, a free batch axis, a fixed IR version."""
     constants = {
         node.output[0]: helper.get_attribute_value(node.attribute[0])
@@ -50,7 +51,7 @@ def _plain(traced: onnx.ModelProto) -> bytes:
         if node.op_type == "Constant"
     }
     tensors = {t.name: t for t in traced.graph.initializer} | constants
-    nodes = [node for node in traced.graph.node if node.op_type != "Constant"]
+    nodes = [node for node in _without_identities(traced.graph) if node.op_type != "Constant"]
     for node in nodes:
         if node.domain not in ("", "ai.onnx"):
             raise BundleError(f"the network needs {node.op_type} of domain {node.domain!r}; use plain operators")
@@ -59,8 +60,8 @@ def _plain(traced: onnx.ModelProto) -> bytes:
     graph = helper.make_graph(
         nodes,
         "backbone",
-        [_free_batch(value) for value in traced.graph.input],
-        [_free_batch(value) for value in traced.graph.output],
+        [helper.make_tensor_value_info(INPUT, onnx.TensorProto.FLOAT, ["n", window_length])],
+        [helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, ["n", dim])],
         [numpy_helper.from_array(numpy_helper.to_array(t), name) for name, t in tensors.items() if name in used],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
@@ -69,6 +70,20 @@ def _plain(traced: onnx.ModelProto) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _free_batch(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
-    lengths = [d.dim_value for d in value.type.tensor_type.shape.dim]
-    return helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, ["n", *lengths[1:]])
+def _without_identities(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The nodes in order, each asking for what an identity stood for.
+
+    The tracer stores equal constants once and names the others by an identity, which would hide that they are constants
+    from whoever makes the network smaller.
+    """
+    outputs = {value.name for value in graph.output}
+    same: dict[str, str] = {}
+    nodes = []
+    for node in graph.node:
+        inputs = [same.get(name, name) for name in node.input]
+        if node.op_type == "Identity" and node.output[0] not in outputs:
+            same[node.output[0]] = inputs[0]
+            continue
+        node.input[:] = inputs
+        nodes.append(node)
+    return nodes

@@ -1,50 +1,57 @@
-"""From checkpoint to bundle whole: trace, prove, quantise, measure, gather the prior, write. Or amend a bundle."""
+"""From checkpoint to bundle whole: merge, trace, prove, make smaller, measure, gather the prior, write."""
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
-from edge.bundle import Bundle, open_bundle, write_bundle
+from edge.bundle import Bundle, write_bundle
 from edge.embedder import Embedder
 from edge.errors import BundleError
 from edge.manifest import DetectionDefaults
-from edge.space import FeatureSpace, Grid
-from edge.statistics import SufficientStatistics
+from edge.space import Grid
 from export.graph import INPUT, OUTPUT, to_onnx
-from export.material import recorded_windows, synthesised_windows
-from export.parity import AgreementReport, ParityReport, agreement, check_parity
-from export.prior import PriorReport, prior_statistics
+from export.half import HalfSettings, to_float16
+from export.material import edge_case_windows, recorded_windows, synthesised_windows
+from export.measure import Measure, Measured, Watch, measure, unwatched
+from export.model_card import model_card
+from export.parity import ParityReport, check_parity
+from export.prior import PriorReport, count_recordings, prior_statistics
 from export.quantize import QuantizeSettings, quantize_int8
+from trainer.backbones.backbone import Backbone
 from trainer.backbones.checkpoint import load_checkpoint
 
-N_PARITY = 64
-N_CALIBRATION = 256
-N_AGREEMENT = 256
+Precision = Literal["float32", "float16", "int8"]
+MIN_WINDOWS = 8
+PARITY_S, CALIBRATION_S, AGREEMENT_S = 64, 256, 256
 N_CANARY = 4
 
 
 @dataclass(frozen=True)
 class PackSettings:
-    """What goes into a bundle beside the weights. hop_length: samples. data, backgrounds: recordings by set name.
+    """What goes into a bundle beside the weights. data, backgrounds: recordings by set name.
 
-    With ``data`` or ``backgrounds`` the parity, calibration and canary windows are real recordings and a prior is made
-    of them (unless ``with_prior`` is off); without, windows are synthesised and there is no prior.
+    hop_length: samples; None is a quarter of the window. measure: what the precision's cost is measured by; accuracy
+    needs sets of ``data`` with groups. With ``data`` or ``backgrounds`` the parity, calibration and canary windows are
+    real recordings and a prior is made of them (unless ``with_prior`` is off); without, windows are synthesised and
+    there is no prior.
     """
 
     name: str = "ear"
     version: int = 1
     licence: str = "Apache-2.0"
-    hop_length: int = 4000
-    int8: bool = False
+    hop_length: int | None = None
+    precision: Precision = "float32"
+    half: HalfSettings = field(default_factory=HalfSettings)
     quantize: QuantizeSettings = field(default_factory=QuantizeSettings)
+    measure: Measure = "accuracy"
     data: Mapping[str, Path] = field(default_factory=dict)
     backgrounds: Mapping[str, Path] = field(default_factory=dict)
     with_prior: bool = True
@@ -55,42 +62,68 @@ class PackSettings:
 
 @dataclass(frozen=True)
 class PackReport:
-    """What was measured on the way."""
+    """What was measured on the way. onnx_bytes: sizes by precision, float32 first. how: what was made smaller."""
 
+    precision: Precision
     parity: ParityReport
-    int8: AgreementReport | None
+    measured: Measured
     prior: PriorReport | None
     n_weights: int
-    onnx_bytes: int
+    onnx_bytes: Mapping[str, int]
     material: str
+    how: Mapping[str, Any]
+
+    def figures(self) -> dict[str, Any]:
+        """As JSON values, without what was not measured."""
+        measured = {key: value for key, value in asdict(self.measured).items() if value}
+        figures = {
+            "precision": self.precision,
+            "n_weights": self.n_weights,
+            "onnx_bytes": dict(self.onnx_bytes),
+            "checked_on": self.material,
+            "parity": asdict(self.parity),
+            **measured,
+        }
+        if self.how:
+            figures["how"] = dict(self.how)
+        if self.prior is not None:
+            figures["prior"] = {
+                "n_files": self.prior.n_files,
+                "n_windows": self.prior.n_windows,
+                "n_classes": len(self.prior.statistics.labels),
+                "seconds": round(self.prior.seconds),
+            }
+        return figures
 
 
 def pack(
-    checkpoint: Path, out_dir: Path, settings: PackSettings, *, progress: Callable[[Path], None] = lambda path: None
+    checkpoint: Path, out_dir: Path, settings: PackSettings, *, watch: Watch = unwatched
 ) -> tuple[Bundle, PackReport]:
-    """Export the checkpoint folder to a bundle in ``out_dir``, which must not exist yet.
+    """Export the checkpoint folder, adapters merged in a copy, to a bundle in ``out_dir``, which must not exist yet.
 
-    Raises BundleError when the graph does not answer as the network does, or anything does not fit.
+    Raises BundleError when a weight is not finite, the graph does not answer as the network does, or a number leaves
+    the range of the precision.
     """
     if out_dir.exists():
         raise BundleError(f"{out_dir} exists already; choose another folder, or remove it first")
     model, meta = load_checkpoint(checkpoint)
-    shape = (model.sample_rate, model.window_length, settings.hop_length)
-    windows = _material(settings, shape)
-    onnx = to_onnx(model, model.window_length)
-    parity = check_parity(model, onnx, windows[:N_PARITY])
+    hop_length = settings.hop_length or max(1, model.window_length // 4)
+    windows = _material(settings, model, hop_length)
+    n_calibration = len(windows) * CALIBRATION_S // (CALIBRATION_S + AGREEMENT_S)
+    graph = to_onnx(model, model.window_length)
+    parity = check_parity(model, graph, windows[: n_windows(PARITY_S, model)])
 
-    def write(folder: Path, graph: bytes, **more: Any) -> Bundle:
+    def write(folder: Path, backbone: bytes, **more: Any) -> Bundle:
         return write_bundle(
             folder,
             name=settings.name,
             version=settings.version,
-            onnx=graph,
+            onnx=backbone,
             input_name=INPUT,
             output_name=OUTPUT,
             sample_rate=model.sample_rate,
             window_length=model.window_length,
-            hop_length=settings.hop_length,
+            hop_length=hop_length,
             dim=model.dim,
             grid=Grid(),
             licence=settings.licence,
@@ -98,25 +131,29 @@ def pack(
         )
 
     with tempfile.TemporaryDirectory() as scratch:
-        embedder, nearness = Embedder(write(Path(scratch) / "float32", onnx)), None
-        if settings.int8:
-            wanted = embedder.embed(windows[-N_AGREEMENT:])
-            onnx = quantize_int8(onnx, windows[:N_CALIBRATION], settings.quantize)
-            embedder = Embedder(write(Path(scratch) / "int8", onnx))
-            nearness = agreement(wanted, embedder.embed(windows[-N_AGREEMENT:]))
+        embedder = Embedder(write(Path(scratch) / "float32", graph))
+        how: dict[str, Any] = {}
+        embedders, sizes = {"float32": embedder}, {"float32": len(graph)}
+        if settings.precision != "float32":
+            graph, how = _made_smaller(graph, windows[:n_calibration], settings)
+            embedder = Embedder(write(Path(scratch) / settings.precision, graph))
+            check_edges(embedder, settings.precision)
+            embedders[settings.precision], sizes[settings.precision] = embedder, len(graph)
+        measured = measure(embedders, windows[n_calibration:], settings.data, settings.measure, watch=watch)
         sets_given = bool(settings.data or settings.backgrounds)
-        prior = None
-        if settings.with_prior and sets_given:
-            prior = prior_statistics(embedder, settings.data, settings.backgrounds, progress=progress)
+        prior = _prior(embedder, settings, watch) if settings.with_prior and sets_given else None
         canary = windows[:: max(1, len(windows) // N_CANARY)][:N_CANARY]
         embeddings = embedder.embed(canary)
     material = "recordings" if sets_given else "synthesised sounds"
-    report = PackReport(parity, nearness, prior, model.n_weights(), len(onnx), material)
-    figures = _figures(report)
+    report = PackReport(settings.precision, parity, measured, prior, model.n_weights(), sizes, material, how)
+    figures = report.figures()
+    head = settings.model_card.strip() or (
+        f"# {settings.name}, version {settings.version}\n\nLicence: {settings.licence}."
+    )
     bundle = write(
         out_dir,
-        onnx,
-        model_card=_model_card(settings, meta, figures),
+        graph,
+        model_card=model_card(head, figures, meta, hop_ms=1e3 * hop_length / model.sample_rate),
         prior=None if prior is None else prior.statistics,
         canary=(canary, embeddings),
         detection=settings.detection,
@@ -125,103 +162,40 @@ def pack(
     return bundle, report
 
 
-def amend(
-    bundle: Bundle,
-    out_dir: Path,
-    *,
-    name: str | None = None,
-    version: int | None = None,
-    prior: SufficientStatistics | None = None,
-    detection: Mapping[str, Any] | None = None,
-    model_card: str | None = None,
-) -> Bundle:
-    """Write a copy of ``bundle`` with another name, version, prior, detection defaults or model card; same ear.
-
-    ``detection``: settings to replace, others stay; None removes one. A prior must be of the bundle's own space.
-    """
-    manifest = bundle.manifest
-    settings = {**asdict(manifest.detection), **(detection or {})}
-    unknown = settings.keys() - asdict(DetectionDefaults()).keys()
-    if unknown:
-        raise BundleError(
-            f"detection has no setting {sorted(unknown)[0]!r}; wanted {', '.join(asdict(DetectionDefaults()))}"
-        )
-    card = manifest.file("model_card")
-    old_card = bundle.read(card).decode("utf-8") if card else ""
-    return write_bundle(
-        out_dir,
-        name=name or manifest.name,
-        version=version or manifest.version,
-        onnx=bundle.onnx_bytes(),
-        input_name=manifest.input_name,
-        output_name=manifest.output_name,
-        sample_rate=manifest.sample_rate,
-        window_length=manifest.window_length,
-        hop_length=manifest.hop_length,
-        dim=manifest.dim,
-        grid=manifest.grid,
-        licence=manifest.licence,
-        model_card=old_card if model_card is None else model_card,
-        prior=prior if prior is not None else bundle.prior(),
-        canary=bundle.canary(),
-        detection=DetectionDefaults(**settings),
-        documents={n: bundle.read(n) for n, e in manifest.files.items() if e.role == "document"},
-        extra=manifest.extra,
-    )
+def n_windows(seconds: float, model: Backbone) -> int:
+    """How many windows ``seconds`` of sound are, ``MIN_WINDOWS`` at least: a long window costs as much more time."""
+    return max(MIN_WINDOWS, round(seconds * model.sample_rate / model.window_length))
 
 
-def read_prior(path: Path, bundle_path: Path) -> SufficientStatistics:
-    """Read prior statistics that ``soundkeep-export prior`` wrote for the space of the bundle at ``bundle_path``."""
+def _made_smaller(graph: bytes, windows: NDArray[np.float32], settings: PackSettings) -> tuple[bytes, dict[str, Any]]:
+    if settings.precision == "float16":
+        return to_float16(graph, windows, settings.half), {"operators": list(settings.half.operators)}
+    chosen = settings.quantize.for_graph(onnx.load_from_string(graph))
+    how = {"operators": list(chosen.operators), "activations": chosen.activations}
+    return quantize_int8(graph, windows, chosen), how
+
+
+def check_edges(embedder: Embedder, precision: str) -> None:
+    """Raise BundleError when silence, an impulse or a full-scale sound leaves the range of the precision."""
     try:
-        data = path.read_bytes()
-    except OSError as e:
-        raise BundleError(f"prior {path} cannot be read: {e.strerror or e}; check the path") from e
-    return SufficientStatistics.from_bytes(FeatureSpace(open_bundle(bundle_path).space), data)
+        embedder.embed(edge_case_windows(embedder.space.window_length))
+    except BundleError as e:
+        raise BundleError(f"in {precision} silence or a full-scale sound breaks the network: {e}; use float32") from e
 
 
-def _material(settings: PackSettings, shape: Sequence[int]) -> NDArray[np.float32]:
+def _prior(embedder: Embedder, settings: PackSettings, watch: Watch) -> PriorReport:
+    with watch("prior", count_recordings(settings.data, settings.backgrounds)) as step:
+        return prior_statistics(embedder, settings.data, settings.backgrounds, progress=lambda path: step())
+
+
+def _material(settings: PackSettings, model: Backbone, hop_length: int) -> NDArray[np.float32]:
     rng = np.random.default_rng(settings.seed)
-    sample_rate, window_length, hop_length = shape
-    n = N_CALIBRATION + N_AGREEMENT
+    n = n_windows(CALIBRATION_S, model) + n_windows(AGREEMENT_S, model)
     folders = [*settings.data.values(), *settings.backgrounds.values()]
-    if folders:
-        windows = recorded_windows(
-            folders, n, rng, sample_rate=sample_rate, window_length=window_length, hop_length=hop_length
-        )
-    else:
-        windows = synthesised_windows(
-            n, rng, sample_rate=sample_rate, window_length=window_length, hop_length=hop_length
-        )
-    return windows[rng.permutation(len(windows))]
-
-
-def _figures(report: PackReport) -> dict[str, Any]:
-    figures: dict[str, Any] = {
-        "n_weights": report.n_weights,
-        "onnx_bytes": report.onnx_bytes,
-        "checked_on": report.material,
-        "parity": asdict(report.parity),
+    lengths = {
+        "sample_rate": model.sample_rate,
+        "window_length": model.window_length,
+        "hop_length": hop_length,
     }
-    if report.int8 is not None:
-        figures["int8_to_float32"] = asdict(report.int8)
-    if report.prior is not None:
-        figures["prior"] = {
-            "n_files": report.prior.n_files,
-            "n_windows": report.prior.n_windows,
-            "n_classes": len(report.prior.statistics.labels),
-            "seconds": round(report.prior.seconds),
-        }
-    return figures
-
-
-def _model_card(settings: PackSettings, meta: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
-    head = (
-        settings.model_card.strip() or f"# {settings.name}, version {settings.version}\n\nLicence: {settings.licence}."
-    )
-    sections = [head, "## Export", "Measured when this bundle was made:", _fenced(figures)]
-    training = {k: v for k, v in meta.items() if k not in {"schema", "kind"}}
-    return "\n\n".join([*sections, "## Training", "From the checkpoint:", _fenced(training)]) + "\n"
-
-
-def _fenced(values: Mapping[str, Any]) -> str:
-    return "```json\n" + json.dumps(values, indent=1, sort_keys=True) + "\n```"
+    windows = recorded_windows(folders, n, rng, **lengths) if folders else synthesised_windows(n, rng, **lengths)
+    return windows[rng.permutation(len(windows))]

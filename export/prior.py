@@ -32,7 +32,7 @@ def prior_statistics(
     clips: Mapping[str, Path],
     backgrounds: Mapping[str, Path],
     *,
-    progress: Callable[[Path], None] = lambda path: None,
+    progress: Callable[[Path], object] = lambda path: None,
 ) -> PriorReport:
     """Fold folders of recordings into statistics in the base-embedding space of ``embedder``.
 

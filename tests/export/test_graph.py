@@ -57,6 +57,31 @@ def test_the_file_is_the_same_twice_and_names_no_machine(student: nn.Module, exp
         assert word.encode() not in exported
 
 
+class Twins(nn.Module):
+    """Two equal layers, which the tracer stores once, and one row of tokens, whose width it does not see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(10, 10), nn.Linear(10, 10)
+        self.second.load_state_dict(self.first.state_dict())
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        tokens = self.second(self.first(waveform.reshape(-1, 10, 10)))
+        return tokens[:, 0]
+
+
+def test_equal_layers_are_constants_both_and_the_output_says_its_size() -> None:
+    twins = Twins()
+    exported = to_onnx(twins, 100)
+    check_parity(twins, exported, np.random.default_rng(0).uniform(-1, 1, (9, 100)).astype(np.float32))
+    graph = onnx.load_from_string(exported).graph
+    constants = {t.name for t in graph.initializer}
+    products = [node for node in graph.node if node.op_type == "MatMul"]
+    assert len(products) == 2 and all(node.input[1] in constants for node in products)
+    assert "Identity" not in {node.op_type for node in graph.node}
+    assert graph.output[0].type.tensor_type.shape.dim[1].dim_value == 10
+
+
 def test_parity_on_sound_and_at_its_edges(student: nn.Module, exported: bytes, windows: np.ndarray) -> None:
     report = check_parity(student, exported, windows)
     assert report.n_windows == 12

@@ -9,16 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from edge.bundle import Bundle, open_bundle
 from edge.embedder import Embedder, check_canary
 from edge.errors import BundleError, SpaceMismatchError
+from export.amend import amend, read_prior
 from export.cli import main
 from export.material import parse_sets
-from export.pack import amend, read_prior
-from tests.export.small_student import DIM, write_checkpoint
+from export.pack import MIN_WINDOWS, check_edges, n_windows
+from tests.export.small_student import DIM, small_student, write_checkpoint
 from tests.export.test_prior import tone, write_wav
+from trainer.backbones.checkpoint import save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +66,71 @@ def float_bundle(root: Path) -> Bundle:
 
 @pytest.fixture(scope="module")
 def int8_bundle(root: Path) -> Bundle:
-    value = answer(run("bundle", root / "checkpoint", "--out", root / "int8", "--int8", "--hop", 2000))
-    assert value["int8_to_float32"]["mean_cosine"] > 0.99 and value["checked_on"] == "synthesised sounds"
+    value = answer(run("bundle", root / "checkpoint", "--out", root / "int8", "--precision", "int8", "--hop", 2000))
+    assert value["to_float32"]["mean_cosine"] > 0.99 and value["checked_on"] == "synthesised sounds"
     return open_bundle(root / "int8")
+
+
+def test_precision_is_measured_beside_float32_in_the_same_run(root: Path, float_bundle: Bundle) -> None:
+    result = run(
+        "bundle", root / "checkpoint", "--out", root / "float16", "--precision", "float16",
+        "--data", f"toy={root / 'clips'}", "--background", f"room={root / 'clips' / 'hum'}",
+    )  # fmt: skip
+    value = answer(result)
+    bundle = open_bundle(root / "float16")
+    assert value["precision"] == "float16" and value["to_float32"]["min_cosine"] > 0.999
+    assert value["onnx_bytes"] == {"float32": len(float_bundle.onnx_bytes()), "float16": len(bundle.onnx_bytes())}
+    assert value["onnx_bytes"]["float16"] < value["onnx_bytes"]["float32"]
+    assert set(value["window_ms"]) == set(value["readout"]["toy"]) == {"float32", "float16"}
+    assert value["n_clips"] == {"toy": 12} and value["prior"]["n_classes"] == 3
+    assert bundle.manifest.extra["export"] == {k: v for k, v in value.items() if k not in {"path", "sha256", "space"}}
+    for words in ("float16 beside float32", "read-out of toy (12 clips", "one window on one thread"):
+        assert words in result.stderr
+    card = bundle.read("MODEL_CARD.md").decode()
+    assert "|  | float32 | float16 |" in card and "read-out accuracy, toy, 12 clips" in card
+
+
+def test_without_data_speed_is_measured_and_nothing_when_so_asked(root: Path, int8_bundle: Bundle) -> None:
+    with_speed = int8_bundle.manifest.extra["export"]
+    assert set(with_speed["window_ms"]) == {"float32", "int8"} and "readout" not in with_speed
+    assert with_speed["how"] == {"operators": ["Conv"], "activations": "static"}
+    value = answer(run("bundle", root / "checkpoint", "--out", root / "quick", "--measure", "none"))
+    assert not value.keys() & {"window_ms", "readout", "to_float32", "processor", "how", "left_out"}
+
+
+def test_the_hop_is_a_quarter_of_the_window_unless_told(float_bundle: Bundle, int8_bundle: Bundle) -> None:
+    assert (float_bundle.space.hop_length, int8_bundle.space.hop_length) == (4000, 2000)
+
+
+def test_longer_windows_are_fewer() -> None:
+    model = small_student()
+    assert n_windows(64, model) == 64
+    model.window_length = 160_000
+    assert n_windows(64, model) == MIN_WINDOWS and n_windows(256, model) == 26
+
+
+def test_float16_that_would_overflow_is_refused_and_leaves_nothing(root: Path) -> None:
+    loud = small_student()
+    with torch.no_grad():
+        loud.project.weight.mul_(1e5)
+        loud.standardize.running_var.mul_(1e10)
+    save_checkpoint(root / "loud", loud, {})
+    answer(run("bundle", root / "loud", "--out", root / "loud32", "--measure", "none"))
+    result = run("bundle", root / "loud", "--out", root / "loud16", "--precision", "float16")
+    assert result.exit_code == 1 and "float16 ends at 65504" in result.stderr and "Traceback" not in result.stderr
+    assert not (root / "loud16").exists()
+
+
+def test_edges_that_break_a_precision_are_refused(float_bundle: Bundle) -> None:
+    class Broken(Embedder):
+        def embed(self, windows: np.ndarray) -> np.ndarray:
+            if not windows.any(axis=1).all():
+                raise BundleError("output 'embedding' holds numbers that are not finite; the backbone is unusable")
+            return super().embed(windows)
+
+    check_edges(Embedder(float_bundle), "int8")
+    with pytest.raises(BundleError, match="in int8 silence or a full-scale sound breaks the network"):
+        check_edges(Broken(float_bundle), "int8")
 
 
 def test_the_bundle_is_complete(float_bundle: Bundle) -> None:
@@ -136,6 +201,9 @@ def test_accuracy_compares_bundles(root: Path, float_bundle: Bundle, int8_bundle
         (["bundle", "{root}/checkpoint", "--out", "{root}/x", "--detection", "volume=1"], 2, "no setting 'volume'"),
         (["bundle", "{root}/checkpoint", "--out", "{root}/x", "--model-card", "{root}/no.md"], 2, "cannot be read"),
         (["bundle", "{root}/checkpoint"], 2, "--out"),
+        (["bundle", "{root}/checkpoint", "--out", "{root}/x", "--precision", "int4"], 2, "'int4' is not one of"),
+        (["bundle", "{root}/checkpoint", "--out", "{root}/x", "--hop", "0"], 2, "'--hop'"),
+        (["bundle", "{root}/checkpoint", "--out", "{root}/x", "--hop", "16001"], 2, "hop_length"),
         (["prior", "{root}/float32", "--out", "{root}/x"], 2, "no recordings given"),
         (["prior", "{root}/checkpoint", "--data", "{root}/clips", "--out", "{root}/x"], 1, "is no bundle"),
         (["amend", "{root}/float32", "--out", "{root}/x", "--prior", "{root}/absent"], 1, "cannot be read"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import numpy_helper
 
 from edge.errors import BundleError
@@ -13,8 +16,10 @@ from edge.onnx_guard import check_onnx
 from export.graph import INPUT, to_onnx
 from export.material import synthesised_windows
 from export.parity import agreement
-from export.quantize import MAX_WEIGHT, QuantizeSettings, front_end, int8_weights, quantize_int8
+from export.quantize import MAX_WEIGHT, QuantizeSettings, int8_weights, quantize_int8
+from export.regions import front_end
 from tests.export.small_student import small_student
+from tests.export.small_transformer import SmallTransformer, with_large_channels
 
 INT16_MAX = 32_767
 
@@ -103,6 +108,73 @@ def test_the_file_is_plain_opset_17(quantized: bytes) -> None:
     assert summary.opsets == {"": 17} and summary.ir_version == 8
 
 
-def test_no_windows_no_int8(exported: bytes) -> None:
+def test_no_windows_no_static_ranges(exported: bytes) -> None:
     with pytest.raises(BundleError, match="windows of sound to calibrate on"):
         quantize_int8(exported, np.empty((0, 16_000), np.float32))
+
+
+# ---- transformers ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def transformer() -> bytes:
+    return to_onnx(with_large_channels(SmallTransformer()), 16_000)
+
+
+@pytest.fixture(scope="module")
+def dynamic(transformer: bytes) -> bytes:
+    return quantize_int8(transformer, np.empty((0, 16_000), np.float32))
+
+
+def kinds(onnx_bytes: bytes) -> Counter[str]:
+    return Counter(node.op_type for node in onnx.load_from_string(onnx_bytes).graph.node)
+
+
+def test_a_transformer_takes_its_ranges_from_each_window(transformer: bytes, dynamic: bytes) -> None:
+    chosen = QuantizeSettings().for_graph(onnx.load_from_string(transformer))
+    assert (chosen.operators, chosen.activations) == (("MatMul",), "dynamic")
+    assert QuantizeSettings().for_graph(onnx.load_from_string(to_onnx(small_student(), 16_000))).activations == "static"
+    summary = check_onnx(dynamic)
+    assert summary.opsets == {"": 17} and summary.ir_version == 8
+    assert kinds(dynamic)["MatMulInteger"] == 4 * 2, "qkv, proj, fc1, fc2 of two blocks"
+
+
+def test_products_of_two_activations_stay_float(transformer: bytes, dynamic: bytes, windows: np.ndarray) -> None:
+    static = quantize_int8(transformer, windows[:8], QuantizeSettings(activations="static"))
+    for quantized in (dynamic, static):
+        graph = onnx.load_from_string(quantized).graph
+        made_by = {node.output[0]: node.op_type for node in graph.node}
+        softmaxes = {node.output[0] for node in graph.node if node.op_type == "Softmax"}
+        attention = [n for n in graph.node if n.op_type == "MatMul" and softmaxes.intersection(n.input)]
+        assert len(attention) == 2
+        assert not any(made_by.get(name) == "DequantizeLinear" for node in attention for name in node.input)
+
+
+def test_dynamic_weights_leave_room_for_pairs_too(dynamic: bytes) -> None:
+    assert len(list(int8_weights(dynamic))) == 8
+    assert max(int(np.abs(w.astype(np.int32)).max()) for w in int8_weights(dynamic)) <= MAX_WEIGHT
+    assert worst_pair_sum(dynamic) <= INT16_MAX
+
+
+def test_dynamic_ranges_are_nearer_where_few_channels_are_large(
+    transformer: bytes, dynamic: bytes, windows: np.ndarray
+) -> None:
+    wanted = embed(transformer, windows[24:])
+    static = quantize_int8(transformer, windows[:24], QuantizeSettings(activations="static"))
+    near = agreement(wanted, embed(dynamic, windows[24:]))
+    assert near.min_cosine > 0.999
+    assert near.min_cosine > agreement(wanted, embed(static, windows[24:])).min_cosine
+
+
+def test_operators_can_be_chosen(transformer: bytes, windows: np.ndarray) -> None:
+    both = quantize_int8(transformer, windows[:8], QuantizeSettings(operators=("Conv", "MatMul")))
+    assert len(list(int8_weights(both))) == 8 + 1
+
+
+def test_a_network_without_products_has_no_int8() -> None:
+    class Mean(torch.nn.Module):
+        def forward(self, waveform: torch.Tensor) -> torch.Tensor:
+            return waveform.reshape(-1, 10, 10).mean(dim=2)
+
+    with pytest.raises(BundleError, match="no convolution or matrix product"):
+        quantize_int8(to_onnx(Mean(), 100), np.zeros((1, 100), np.float32))

@@ -18,7 +18,7 @@ class Backbone(nn.Module, ABC):
     kind: the word that ``checkpoint.json`` and the command line use. sample_rate: Hz. window_length: samples; it is
     fixed, so that the exported graph has one shape. embedding: which of ``EMBEDDINGS`` is pooled. dim: its length.
     blocks: the layers from input to output that are compared by CKA and adapted one by one. lora_targets: names of the
-    modules inside a block that LoRA adapts unless told otherwise.
+    modules inside a block that LoRA adapts unless told otherwise. time_axis, frequency_axis: of the features.
 
     A backbone is used in evaluation mode throughout, also while it is adapted: nothing in it draws random numbers and
     no running statistic moves, so that an embedding depends on weights and window alone.
@@ -27,6 +27,8 @@ class Backbone(nn.Module, ABC):
     kind: ClassVar[str]
     EMBEDDINGS: ClassVar[tuple[str, ...]]
     lora_targets: ClassVar[tuple[str, ...]]
+    time_axis: ClassVar[int] = 1
+    frequency_axis: ClassVar[int] = 2
 
     sample_rate: int
     window_length: int

@@ -17,6 +17,18 @@ def backbone_class(kind: str) -> type[Backbone]:
         from trainer.backbones.student import Student
 
         return Student
+    if kind == "eat":
+        from trainer.backbones.eat import Eat
+
+        return Eat
+    if kind == "beats":
+        from trainer.backbones.beats import Beats
+
+        return Beats
+    if kind == "ast":
+        from trainer.backbones.ast import Ast
+
+        return Ast
     raise BundleError(f"a checkpoint is of kind {kind!r}; wanted {', '.join(KINDS)}")
 
 

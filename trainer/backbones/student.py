@@ -68,6 +68,7 @@ class Student(Backbone):
     kind = "student"
     EMBEDDINGS = ("projected",)
     lora_targets = ("first", "second", "shortcut.0")
+    time_axis, frequency_axis = 3, 2
 
     def __init__(self, settings: StudentSettings = StudentSettings()) -> None:
         super().__init__()

@@ -1,0 +1,1 @@
+"""The class-incremental benchmark: material, methods, runs, measures, reports."""
