@@ -5,7 +5,7 @@
 PYTHON ?= python3
 EDGE   := .venv
 DEV    := .venv-dev
-BENCH  := exactness burst_cost noise teach_latency live_cost stream_soak recursion
+BENCH  := exactness burst_cost noise teach_latency live_cost stream_soak recursion backbone_latency
 BENCH_DATA := readouts open_set false_alarms class_incremental
 
 .PHONY: demo run test lint bench wheel clean

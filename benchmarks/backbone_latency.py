@@ -133,7 +133,7 @@ def _write(model: Backbone, graph: bytes, folder: Path) -> Bundle:
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("what", nargs="*", help=f"folders of bundles or checkpoints, or kinds: {', '.join(KINDS)}")
-    arguments.add_argument("--large", action="store_true", help=f"base-size {', '.join(LARGE)} too; minutes, 4 GB")
+    arguments.add_argument("--large", action="store_true", help=f"base-size {', '.join(LARGE)} too; minutes, 7 GB")
     arguments.add_argument("--seconds", type=float, default=10.0, help="of measuring, for each backbone and precision")
     options = arguments.parse_args()
     budget_s = 0.2 if options.quick else options.seconds
@@ -148,7 +148,7 @@ def main() -> None:
                 rows += rows_of(ear_of(what, Path(folder)), budget_s)
     except SoundkeepError as error:
         raise SystemExit(f"backbone_latency: {error}") from error
-    print(f"\none thread of {processor()}, ONNX Runtime on the CPU, median\n")
+    print(f"\none core of {processor()}, ONNX Runtime on the CPU, median of processor time\n")
     print_table(rows)
     write_results(options.out, "backbone_latency", {"processor": processor(), "rows": rows})
 

@@ -157,8 +157,9 @@ def _check_range(
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     outputs = {v.name for v in model.graph.output}
-    names = [name for name in tensors if name not in outputs]
-    watched.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in names)
+    names = list(tensors)
+    inside = [name for name in names if name not in outputs]
+    watched.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in inside)
     session = onnxruntime.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
     limit = LARGEST_HALF / headroom
     for window in (*windows, *edge_case_windows(model.graph.input[0].type.tensor_type.shape.dim[1].dim_value)):

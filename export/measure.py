@@ -15,7 +15,7 @@ from edge.embedder import Embedder
 from export.loss import clips_with_groups, readout_of
 from export.parity import AgreementReport, agreement
 from export.speed import processor, window_ms
-from trainer.datasets import ClipAudio
+from trainer.datasets import ClipAudio, is_held_out
 
 Measure = Literal["none", "speed", "accuracy"]
 Step = Callable[[], object]
@@ -31,16 +31,16 @@ def unwatched(stage: str, n_steps: int) -> Iterator[Step]:
 
 @dataclass(frozen=True)
 class Measured:
-    """Figures by precision. window_ms: of one thread. readout: accuracy by set, then by precision.
+    """Figures by precision. window_ms: of one core. readout: accuracy by set, then by precision.
 
-    to_float32: likeness of the last precision to float32, None when there is only float32. n_clips: by set.
-    left_out: why a set has no accuracy, by set. processor: where the milliseconds come from, empty without them.
+    to_float32: likeness of the last precision to float32, None when there is only float32. n_tested: clips kept
+    out, by set. left_out: why a set has no accuracy, by set. processor: what the milliseconds are of.
     """
 
     to_float32: AgreementReport | None = None
     window_ms: Mapping[str, float] = field(default_factory=dict)
     readout: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    n_clips: Mapping[str, int] = field(default_factory=dict)
+    n_tested: Mapping[str, int] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
     processor: str = ""
 
@@ -68,15 +68,15 @@ def measure(
     if what == "speed":
         return Measured(near, times, processor=processor())
     readout: dict[str, dict[str, float]] = {}
-    n_clips, left_out = {}, {}
+    n_tested, left_out = {}, {}
     for name, folder in sets.items():
         clips = clips_with_groups(folder)
         if isinstance(clips, str):
             left_out[name] = clips
             continue
         audio = ClipAudio(next(iter(embedders.values())).space.sample_rate)
-        n_clips[name], readout[name] = len(clips), {}
+        n_tested[name], readout[name] = sum(map(is_held_out, clips)), {}
         for precision, embedder in embedders.items():
             with watch(f"{name}, read-out in {precision}", len(clips)) as step:
                 readout[name][precision] = readout_of(embedder, clips, audio, step)
-    return Measured(near, times, readout, n_clips, left_out, processor())
+    return Measured(near, times, readout, n_tested, left_out, processor())

@@ -33,12 +33,12 @@ def export_table(figures: Mapping[str, Any], *, hop_ms: float) -> str:
             [f"the same, worst of {near['n_windows']} windows", *_only_last(precisions, f"{near['min_cosine']:.5f}")]
         )
     if times := figures.get("window_ms"):
-        rows.append(["ms for one window, one thread", *(f"{times[p]:.2f}" for p in precisions)])
+        rows.append(["ms of one core for one window", *(f"{times[p]:.2f}" for p in precisions)])
         rows.append(
             [f"share of one core at a hop of {hop_ms:g} ms", *(f"{100 * times[p] / hop_ms:.1f} %" for p in precisions)]
         )
     for name, by_precision in figures.get("readout", {}).items():
-        label = f"read-out accuracy, {name}, {figures['n_clips'][name]} clips"
+        label = f"read-out accuracy, {name}, {figures['n_tested'][name]} clips kept out"
         rows.append([label, *(f"{by_precision[p]:.4f}" for p in precisions)])
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines.insert(1, "|" + "---|" * len(rows[0]))
@@ -59,7 +59,7 @@ def _sentences(figures: Mapping[str, Any]) -> str:
         f"impulses and full-scale noise."
     ]
     if figures.get("processor"):
-        words.append(f"Milliseconds are medians on {figures['processor']}, the columns in turn.")
+        words.append(f"Milliseconds are medians of processor time on {figures['processor']}, the columns in turn.")
     if figures.get("readout"):
         words.append(
             "The read-out is ridge on clip means, trained on some groups of each set and tested on those kept out."

@@ -1,4 +1,7 @@
-"""How long a window takes: several backbones in turn on one thread, so that a busy machine slows all of them alike."""
+"""What a window costs: several backbones in turn, milliseconds of the core that runs them, not of the wall clock.
+
+Other work on the machine takes a core away, which the wall would count; what it does to caches hits all in turn alike.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,12 @@ def window_ms(
     windows: NDArray[np.float32],
     *,
     budget_s: float = 3.0,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] = time.thread_time,
 ) -> dict[str, float]:
-    """Median milliseconds that each backbone takes for one window, by name.
+    """Median milliseconds of one core that each backbone takes for one window, by name.
 
     windows: (n, window_length) float32, n >= 1, used in turn; every round gives all backbones the same one. Rounds go
-    on for ``budget_s`` seconds per backbone, but not fewer than ``MIN_ROUNDS`` nor more than ``MAX_ROUNDS``.
+    on for ``budget_s`` seconds of the core per backbone, ``MIN_ROUNDS`` at least, ``MAX_ROUNDS`` at most.
     """
     taken: dict[str, list[float]] = {name: [] for name in embedders}
     for embedder in embedders.values():

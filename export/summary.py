@@ -24,12 +24,12 @@ def summary(path: Path, bundle: Bundle, report: PackReport) -> Iterator[str]:
         )
     for name, by_precision in measured.readout.items():
         figures = ", ".join(f"{value:.4f} in {p}" for p, value in by_precision.items())
-        yield f"read-out of {name} ({measured.n_clips[name]} clips, groups kept out): {figures}"
+        yield f"read-out of {name} ({measured.n_tested[name]} clips kept out): {figures}"
     for name, why in measured.left_out.items():
         yield f"{name} gives no read-out: {why}"
     if measured.window_ms:
         times = ", ".join(f"{value:.2f} ms in {p}" for p, value in measured.window_ms.items())
-        yield f"one window on one thread: {times} ({measured.processor})"
+        yield f"one window costs a core {times} ({measured.processor})"
         yield from too_slow(bundle, measured.window_ms[precision])
 
 

@@ -149,6 +149,14 @@ def test_numbers_near_the_end_of_a_half_are_refused_by_name() -> None:
     to_float16(to_onnx(Loud(10.0), 100), windows)
 
 
+def test_the_last_product_is_looked_at_as_well() -> None:
+    model = Loud(10.0)
+    with torch.no_grad():
+        model.down.weight.mul_(1e4)
+    with pytest.raises(BundleError, match="/down/MatMul works on numbers of"):
+        to_float16(to_onnx(model, 100), np.full((3, 100), 0.5, np.float32))
+
+
 def test_full_scale_is_looked_at_when_the_sound_is_soft() -> None:
     soft = np.full((3, 100), 1e-3, np.float32)
     with pytest.raises(BundleError, match="works on numbers of"):

@@ -18,7 +18,7 @@ FIGURES: dict[str, Any] = {
     "to_float32": {"n_windows": 256, "mean_cosine": 0.99886, "p5_cosine": 0.998, "min_cosine": 0.99524},
     "window_ms": {"float32": 3.42, "int8": 1.9},
     "readout": {"esc50": {"float32": 0.795, "int8": 0.79}},
-    "n_clips": {"esc50": 2000},
+    "n_tested": {"esc50": 400},
     "left_out": {"rooms": "all clips are of one class"},
     "processor": "A processor (AVX512-VNNI)",
 }
@@ -33,9 +33,9 @@ def test_the_table_has_a_column_for_each_precision() -> None:
     card = model_card("# ear\n", FIGURES, {"kind": "student", "schema": 2}, hop_ms=250.0)
     table = rows(card)
     assert table["size of the backbone, MB"] == ["7.5", "3.4"]
-    assert table["ms for one window, one thread"] == ["3.42", "1.90"]
+    assert table["ms of one core for one window"] == ["3.42", "1.90"]
     assert table["share of one core at a hop of 250 ms"] == ["1.4 %", "0.8 %"]
-    assert table["read-out accuracy, esc50, 2000 clips"] == ["0.7950", "0.7900"]
+    assert table["read-out accuracy, esc50, 400 clips kept out"] == ["0.7950", "0.7900"]
     assert table["the same, worst of 256 windows"][-1] == "0.99524"
     assert "AVX512-VNNI" in card and "rooms gave no accuracy: all clips are of one class." in card
 
@@ -44,7 +44,7 @@ def test_what_was_not_measured_has_no_row() -> None:
     figures = {k: FIGURES[k] for k in ("precision", "checked_on", "parity")} | {"onnx_bytes": {"float32": 7_467_025}}
     card = model_card("# ear", figures, {"kind": "student"}, hop_ms=250.0)
     assert rows(card)["size of the backbone, MB"] == ["7.5"]
-    for word in ("read-out", "ms for one window", "cosine", "Milliseconds"):
+    for word in ("read-out", "ms of one core", "cosine", "Milliseconds"):
         assert word not in card
 
 

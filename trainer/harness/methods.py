@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Mapping, Sequence
 
 from edge.errors import ConfigurationError
@@ -13,7 +11,6 @@ from trainer.harness.probe import LINEAR_PROBE
 from trainer.harness.prototypes import NCM, TEEN
 
 DEFAULT_METHODS = ("frozen-analytic", "ncm", "lda", "teen", "linear-probe", "fsa", "pace")
-TRAINED = "trainer.harness.trained"
 
 
 def known_methods() -> dict[str, MethodKind]:
@@ -29,11 +26,10 @@ def known_methods() -> dict[str, MethodKind]:
 
 
 def _trained() -> dict[str, MethodKind]:
-    if importlib.util.find_spec(TRAINED) is None:
-        return {}
-    module = importlib.import_module(TRAINED)
-    keys = module.trained_settings() if hasattr(module, "trained_settings") else {}
-    return {name: MethodKind(name, build, keys.get(name)) for name, build in module.trained_methods().items()}
+    from trainer.harness.trained import trained_methods, trained_settings
+
+    keys = trained_settings()
+    return {name: MethodKind(name, build, keys.get(name)) for name, build in trained_methods().items()}
 
 
 def choose(names: Sequence[str], known: Mapping[str, MethodKind]) -> list[MethodKind]:

@@ -81,10 +81,9 @@ class Table:
         n = len(course.left_out)
         left_out = f"; left out for want of clips on both sides: {n} class{'es' * (n > 1)}" if n else ""
         n_train = len({c for session in course.sessions for c in session.train})
-        return (
-            f"{describe_sizes(course)}, {n_train} clips learnt, {len(course.test)} asked, {len(self.courses)} orders "
-            f"(seeds {self.courses[0].order_seed} to {self.courses[-1].order_seed}){left_out}"
-        )
+        first, last = course.order_seed, self.courses[-1].order_seed
+        orders = f"{len(self.courses)} orders (seeds {first} to {last})" if last > first else f"1 order (seed {first})"
+        return f"{describe_sizes(course)}, {n_train} clips learnt, {len(course.test)} asked, {orders}{left_out}"
 
 
 def courses_of(public: PublicSet, found: SetClips, split: Split, settings: TableSettings) -> tuple[Course, ...]:

@@ -23,7 +23,7 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
         own = torch.linalg.norm(x.T @ x) * torch.linalg.norm(y.T @ y)
     if float(own) == 0.0:
         return float(not bool(x.any()) and not bool(y.any()))
-    return float(cross / own)
+    return min(float(cross / own), 1.0)
 
 
 def boundary_block(similarities: Sequence[float], threshold: float) -> int:

@@ -269,13 +269,15 @@ def warmed_head(
 def embed_features(model: Backbone, features: Tensor, batch_size: int = 64, world: World = World()) -> Tensor:
     """Embeddings (n, dim) float32 on the CPU of features (n, ...), a batch at a time, without gradient.
 
-    Several processes divide whole batches, so that the bits do not depend on how many there are.
+    Every batch has ``batch_size`` rows, the last one filled up with zeros, and several processes divide whole batches:
+    the bits of an embedding depend neither on what is embedded with it nor on how many processes there are.
     """
     device = next(model.parameters()).device
     found = torch.zeros(len(features), model.dim, device=device)
     starts = range(0, len(features), batch_size)
     with torch.no_grad():
         for k in world.mine(len(starts)):
-            rows = slice(starts[k], starts[k] + batch_size)
-            found[rows] = model.encode(features[rows].to(device).float()).float()
+            x = features[starts[k] : starts[k] + batch_size].to(device).float()
+            filled = torch.cat([x, x.new_zeros(batch_size - len(x), *x.shape[1:])])
+            found[starts[k] : starts[k] + len(x)] = model.encode(filled)[: len(x)].float()
     return world.sum(found).cpu()

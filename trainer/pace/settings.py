@@ -87,6 +87,7 @@ class PaceSettings:
         _require("precision", self.precision in ("float32", "bfloat16"), "float32 or bfloat16", self)
         for name in (
             "rank",
+            "alpha",
             "epochs",
             "batch_size",
             "views",
@@ -95,7 +96,7 @@ class PaceSettings:
             "most_boundary_points",
         ):
             _require(name, getattr(self, name) >= 1, "1 or more", self)
-        for name in ("kept_share", "misread_share", "time_masked", "frequency_masked"):
+        for name in ("kept_share", "misread_share", "time_masked", "frequency_masked", "momentum", "label_smoothing"):
             _require(name, 0.0 <= getattr(self, name) <= 1.0, "0 to 1", self)
         for name in (
             "backbone_learning_rate",
@@ -104,8 +105,13 @@ class PaceSettings:
             "margin",
             "boundary_weight",
             "head_epochs",
+            "stop_samples",
+            "weight_decay",
+            "seed",
         ):
             _require(name, getattr(self, name) >= 0.0, "0 or more", self)
+        _require("max_gradient_norm", self.max_gradient_norm > 0.0, "more than 0", self)
+        _require("probe_epochs", self.probe_epochs is None or self.probe_epochs >= 0, "0 or more, or none", self)
         _require("micro_batch", self.micro_batch is None or self.micro_batch >= 1, "1 or more, or none", self)
         _require(
             "adapted_sessions", self.adapted_sessions is None or self.adapted_sessions >= 0, "0 or more, or none", self

@@ -1,8 +1,8 @@
-"""A stream of sessions: the backbone adapts where it may, the analytic classifier learns, both can be read at any time.
+"""A stream of sessions: the backbone adapts where it may, the analytic classifier learns, both can be read any time.
 
 While the backbone still moves, old sessions are never embedded again: the classifier's statistics mix f_1 .. f_T.
-That is what PACE measures. A device gets statistics computed anew under the final backbone; ``recomputed`` gives those, so that
-the gap can be told.
+That is what PACE measures. A device gets statistics computed anew under the final backbone; ``recomputed`` gives
+those, so that the gap can be told.
 """
 
 from __future__ import annotations
