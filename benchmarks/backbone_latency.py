@@ -83,6 +83,7 @@ def rows_of(ear: Ear, budget_s: float) -> list[dict[str, Any]]:
     windows = _windows(space.sample_rate, space.window_length)
     print(f"measuring {ear.name}: {', '.join(ear.bundles)}", file=sys.stderr, flush=True)
     times = window_ms({p: Embedder(b) for p, b in ear.bundles.items()}, windows, budget_s=budget_s)
+    print(", ".join(f"{precision} {ms:.3g} ms" for precision, ms in times.items()), file=sys.stderr, flush=True)
     rows = []
     for precision, bundle in ear.bundles.items():
         hop_s, window_s = space.hop_length / space.sample_rate, space.window_length / space.sample_rate
@@ -96,7 +97,7 @@ def rows_of(ear: Ear, budget_s: float) -> list[dict[str, Any]]:
                 "ms a second, end to end": times[precision] / window_s,
                 "hop s": hop_s,
                 "ms a second, at the hop": times[precision] / hop_s,
-                "of float32": times[precision] / times.get("float32", times[precision]),
+                "of float32": times[precision] / times["float32"] if "float32" in times else None,
             }
         )
     return rows

@@ -1,4 +1,4 @@
-"""Students of a few thousand weights and sounds that never were: patterns on log-mels, so that sessions take seconds."""
+"""Students of a few thousand weights and sounds that never were: patterns on log-mels; a session takes a second."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def test_only_the_chosen_blocks_are_trained_and_adapted(kind: str) -> None:
 
 
 def test_thirteen_blocks_do_not_share_a_name() -> None:
-    """peft shortens long lists of modules: ``blocks.1`` must not stand for ``blocks.11``, nor a block come in unasked."""
+    """peft shortens long lists of modules: ``blocks.1`` must not stand for ``blocks.11``, nor come in unasked."""
     torch.manual_seed(0)
     backbone = Eat(EatSettings(window_length=4000, width=16, depth=13, heads=2, mlp_width=16, n_time_positions=16))
     for blocks in ([1], list(range(2, 13)), list(range(13))):
