@@ -131,7 +131,9 @@ class AnalyticClassifier:
         return self._head
 
     def scores(self, embeddings: NDArray[np.float32]) -> tuple[tuple[str, ...], NDArray[np.float64]]:
-        """Labels (k,) and scores (n, k) of embeddings (n, dim) float32."""
+        """Labels (k,) and scores (n, k) of embeddings (n, dim) float32; none of either before anything is learnt."""
+        if not self.statistics.labels:
+            return (), np.zeros((len(embeddings), 0))
         head = self.head
         parts = [np.zeros((0, len(head.labels)))]
         for start in range(0, len(embeddings), BLOCK_ROWS):

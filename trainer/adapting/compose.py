@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from trainer.adapting.training_log import TrainingLog, read_training
 from trainer.analytic import AnalyticSettings
 from trainer.backbones.checkpoint import save_checkpoint
 from trainer.backbones.loading import load_backbone
-from trainer.datasets import Clip, list_clips
+from trainer.datasets import Clip, is_held_out, list_clips
 from trainer.harness.embeddings import weights_sha256
 from trainer.harness.guard import record_of
 from trainer.harness.material import gather
@@ -70,23 +71,26 @@ def adapt_backbone(options: AdaptOptions, world: World, *, stop: Callable[[], bo
     base_sha256 = weights_sha256(model)
     hop = options.hop_length or model.window_length // 2
     files = RunFiles(options.out / "state")
-    if files.begun != options.resume:
+    if world.rank == 0 and files.begun != options.resume:
         raise ConfigurationError(
             f"{options.out} holds a run already; add --resume to go on with it, or give another --out"
             if files.begun
             else f"{options.out} holds no run to go on with; leave --resume out"
         )
-    recipe = _recipe(options, clips, base_sha256, hop, pace, analytic)
-    if world.rank == 0 or files.begun:
-        files.keep_to(recipe)
     material = gather(
         clips, model.to(options.device), hop_length=hop, max_windows_per_clip=options.max_windows, progress=watched
     )
+    recipe = _recipe(options, clips, base_sha256, hop, pace, analytic)
+    if world.rank == 0:
+        files.keep_to(recipe)
 
     def say(words: str) -> None:
         if world.rank == 0:
             tqdm.write(words, file=sys.stderr)
 
+    alone = sorted(label for label, n in Counter(clip.label for clip in clips).items() if n == 1)
+    if alone:
+        say(f"{len(alone)} classes have one clip ({_list(tuple(alone[:5]))}): it is learnt from, and never asked")
     with tqdm(disable=not watched, unit="epoch", desc="adapt", leave=False) as bar:
 
         def on_epoch(fitting: Fitting, terms: Mapping[str, float]) -> None:
@@ -111,9 +115,15 @@ def adapt_backbone(options: AdaptOptions, world: World, *, stop: Callable[[], bo
 def _settings(options: AdaptOptions) -> tuple[PaceSettings, AnalyticSettings]:
     words = pairs_of(options.settings, "--setting")
     of_pace, of_analytic = keys_of(PaceSettings), keys_of(AnalyticSettings)
-    unknown = sorted(set(words) - {*of_pace, *of_analytic})
+    known = (*of_pace, *of_analytic)
+    unknown = sorted(set(words) - set(known))
     if unknown:
-        raise ConfigurationError(f"--setting {unknown[0]}: there is no such setting; wanted one of {_list(of_pace)}")
+        raise ConfigurationError(f"--setting {unknown[0]}: there is no such setting; wanted one of {_list(known)}")
+    fixed = sorted(set(words) & set(OF_METHOD[options.method]))
+    if fixed:
+        raise ConfigurationError(
+            f"--setting {fixed[0]} is what --method {options.method} fixes; say --method pace for it"
+        )
     defaults = {**OF_METHOD[options.method], "seed": options.seed}
     pace = settings_from(PaceSettings, {k: v for k, v in words.items() if k in of_pace}, defaults)
     analytic = settings_from(AnalyticSettings, {k: v for k, v in words.items() if k in of_analytic})
@@ -162,11 +172,9 @@ def _write(
         "n_clips_learnt": sum(len(s.train) for s in run.plan.sessions),
         "n_classes": sum(len(s.labels) for s in run.plan.sessions),
     }
-    heard = record_of(Path(options.backbone))
     meta = {
-        "data": sorted({clips[0].set_name, *heard.get("data", [])}),
-        "kept_out": not options.hear_all and bool(heard.get("kept_out", True)),
-        "adapt": {"method": options.method, "from": Path(options.backbone).name, **figures},
+        **_heard(options, run, clips),
+        "adapt": {"method": options.method, "from": Path(options.backbone).name, "set": clips[0].set_name, **figures},
     }
     base = run.stream.adaptation.base
     save_checkpoint(options.out, base.cpu(), meta, run.stream.adaptation.adapters)
@@ -177,6 +185,16 @@ def _write(
     temporary.replace(options.out / "result.json")
     title = f"{options.method}: {Path(options.backbone).name} on {clips[0].set_name}"
     draw_adaptation(result, read_training(options.out / "training.csv"), title, options.out / "adaptation.png")
+
+
+def _heard(options: AdaptOptions, run: AdaptRun, clips: list[Clip]) -> dict[str, Any]:
+    """The record of which recordings the backbone heard; none when nobody knows what the one before it heard."""
+    before = record_of(Path(options.backbone))
+    if "data" not in before:
+        return {}
+    learnt = [clips[i] for session in run.plan.sessions for i in session.train]
+    kept_out = bool(before["kept_out"]) and not any(is_held_out(clip) for clip in learnt)
+    return {"data": sorted({clips[0].set_name, *before["data"]}), "kept_out": kept_out}
 
 
 def _words(options: AdaptOptions, run: AdaptRun, result: AdaptResult) -> str:

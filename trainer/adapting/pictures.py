@@ -31,6 +31,7 @@ def _curve(axis: Any, result: AdaptResult) -> None:
     points = [(i, 100.0 * a) for i, a in enumerate(result.curve, start=1) if a is not None]
     axis.set_title("accuracy on the clips kept out, classes so far")
     axis.set_xlabel("session")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_ylabel("%")
     if not points:
         _nothing(axis, "no clip was kept out")
@@ -54,14 +55,17 @@ def _blocks(axis: Any, result: AdaptResult) -> None:
         return
     lowest = result.figures["lowest_block"]
     colours = ["C1" if i >= lowest else "C7" for i in range(len(similarities))]
-    axis.bar(range(1, len(similarities) + 1), similarities, color=colours)
-    axis.set_ylim(min(0.9, *similarities) - 0.02, 1.0)
-    axis.text(0.02, 0.02, f"adapted from block {lowest + 1} on", transform=axis.transAxes)
+    bars = axis.bar(range(1, len(similarities) + 1), similarities, color=colours)
+    axis.bar_label(bars, [f"{value:.3f}" for value in similarities], fontsize=8)
+    axis.set_ylim(min(0.9, *similarities) - 0.02, 1.02)
+    axis.set_xticks(range(1, len(similarities) + 1))
+    axis.set_xlabel(f"block; adapted from {lowest + 1} on")
 
 
 def _losses(axis: Any, training: Sequence[dict[str, str]]) -> None:
     axis.set_title("training")
     axis.set_xlabel("epoch, all sessions")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_ylabel("mean over the epoch")
     if not training:
         _nothing(axis, "nothing was trained")

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from trainer.adapting.files import FinishedSession, RunFiles
@@ -18,7 +19,8 @@ from trainer.datasets import Clip, is_held_out
 from trainer.errors import TrainingError
 from trainer.harness.material import Material
 from trainer.harness.run import clip_scores
-from trainer.pace.fitting import Fitting, Say
+from trainer.pace.fitting import Fitting
+from trainer.pace.memory import Say
 from trainer.pace.settings import PaceSettings
 from trainer.pace.stream import ClassStream
 from trainer.parallel import World
@@ -58,8 +60,8 @@ class AdaptResult:
     """What an adaptation measured. Accuracies are shares of 1 among the clips asked; None when none is.
 
     curve: after each session, over the classes seen, statistics as PACE has them. mixed: the last of it. recomputed:
-    statistics computed anew under the final backbone, as an exported bundle has them. frozen: the same without any
-    adaptation. gap: recomputed - mixed.
+    statistics computed anew under the final backbone, as a device has that learns with the exported bundle. frozen: the
+    same without any adaptation. gap: recomputed - mixed.
     """
 
     curve: tuple[float | None, ...]
@@ -111,7 +113,6 @@ class AdaptRun:
             else:
                 self.stream.adaptation.take(
                     finished.adapter,
-                    session=session.number,
                     n_clips=finished.n_clips,
                     lowest_block=finished.report.lowest_block,
                 )
@@ -131,7 +132,7 @@ class AdaptRun:
                 if self._log is not None:
                     self._log.add(session.number, fitting.stage.name, fitting.epoch, terms)
             self._on_epoch(fitting, terms)
-            if self._stop():
+            if float(self._world.sum(torch.tensor(float(self._stop()), device=fitting.device))):
                 raise TrainingError(
                     f"stopped in session {session.number} after epoch {fitting.epoch}; the same command with --resume "
                     f"goes on from there"
@@ -144,7 +145,7 @@ class AdaptRun:
             labels,
             n_clips=len(session.train),
             after_epoch=after_epoch,
-            resume=self._files.put_forward,
+            resume=self._put_forward,
         )
         adapters = self.stream.adaptation.adapters
         adapter = adapters[-1] if len(adapters) > n_before else None
@@ -155,6 +156,11 @@ class AdaptRun:
         told = "" if accuracy is None else f", {100.0 * accuracy:.1f} % of the clips asked so far"
         self._say(f"session {session.number} of {len(self.plan.sessions)}: {report.what}{told}")
         return finished
+
+    def _put_forward(self, fitting: Fitting) -> None:
+        """Only when every process is here has the first one tidied up what the last session kept."""
+        self._world.sum(torch.zeros(1, device=fitting.device))
+        self._files.put_forward(fitting)
 
     def _frozen_accuracy(self) -> float | None:
         """The same sessions without adaptation; nothing is computed when nothing was adapted."""

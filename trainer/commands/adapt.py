@@ -14,7 +14,11 @@ METHODS = ("frozen", "fsa", "pace")
 
 
 @click.command()
-@click.option("--backbone", required=True, help="A name of `backbone list`, a checkpoint folder, or a bundle folder.")
+@click.option(
+    "--backbone",
+    required=True,
+    help="A name of `backbone list`, a published file, or the folder of a checkpoint or bundle.",
+)
 @click.option("--data", type=FOLDER, required=True, help="Class folders with clips, and meta.csv or not.")
 @click.option("--out", type=NEW_FOLDER, required=True, help="Folder of the checkpoint and of what was measured.")
 @click.option("--classes-per-session", type=click.IntRange(1), default=5, show_default=True)

@@ -19,12 +19,19 @@ SET_NAMES = ("esc50", "urbansound8k", "speech-commands", "timit-2", "timit-3", "
 
 @click.command()
 @click.option("--set", "set_name", type=click.Choice(SET_NAMES), required=True, help="Which set DATA is.")
-@click.option("--data", type=FOLDER, required=True, help="Its top folder, as its authors publish it.")
+@click.option(
+    "--data",
+    type=FOLDER,
+    required=True,
+    help="Its top folder, as its authors publish it; with `folder`, class folders.",
+)
 @click.option("--out", type=NEW_FOLDER, required=True, help="Folder of results; run again to go on or to add methods.")
 @click.option("--backbone", required=True, help="Folder of a checkpoint or bundle, or a name of `backbone list`.")
 @click.option("--window", "window_seconds", type=click.FloatRange(0.1, 60.0), help="Seconds, instead of its own.")
 @click.option("--embedding", help="Which embedding of the backbone, instead of its own.")
-@click.option("--method", multiple=True, help="A row of the table; can be given several times.")
+@click.option(
+    "--method", multiple=True, help="A row of the table; can be given several times. `--method ?` lists them."
+)
 @click.option("--setting", multiple=True, metavar="[METHOD.]KEY=VALUE", help="A setting of the methods that have it.")
 @click.option("--sessions", type=click.IntRange(1), help="Deal the classes into so many sessions.")
 @click.option("--classes-per-session", type=click.IntRange(1), help="Instead; PACE's for its sets if neither is given.")

@@ -38,7 +38,7 @@ class _Softmax:
         self.context, self.settings = context, _settings(context)
         self.backbone: Backbone = copy.deepcopy(context.backbone).requires_grad_(False).eval()
         self.labels: list[str] = []
-        self.head = nn.Linear(self.backbone.dim, 0)
+        self.head = _head_without_classes(self.backbone.dim)
         self.seconds = 0.0
 
     def train(self, number: int, rows: NDArray[np.int64]) -> None:
@@ -73,6 +73,8 @@ class _Softmax:
     def _grow(self, names: list[str], number: int) -> None:
         new = [name for name in names if name not in self.labels]
         self.labels += new
+        if not self.labels:
+            return
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_generator([self.settings.seed, number, 6]).initial_seed())
             wider = nn.Linear(self.backbone.dim, len(self.labels))
@@ -80,6 +82,13 @@ class _Softmax:
             wider.weight[: len(self.head.weight)] = self.head.weight.cpu()
             wider.bias[: len(self.head.bias)] = self.head.bias.cpu()
         self.head = wider.to(next(self.backbone.parameters()).device)
+
+
+def _head_without_classes(dim: int) -> nn.Linear:
+    """torch warns when it draws the weights of one."""
+    head = nn.Linear(dim, 1, device="meta")
+    head.weight, head.bias = nn.Parameter(torch.zeros(0, dim)), nn.Parameter(torch.zeros(0))
+    return head
 
 
 class Sequential(_Softmax):

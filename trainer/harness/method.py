@@ -69,7 +69,8 @@ class MethodKind:
 
     keys: the settings that it takes, None when it does not say. fit: given the settings in words, those words changed
     so that the method fits a budget, None when it cannot; without ``fit`` a method is as large as it is.
-    uses_embeddings: the frozen embeddings are then computed before the clock of a run starts.
+    uses_embeddings: the frozen embeddings are then computed before the clock of a run starts. at_end: it learns when
+    the last session has come and is asked only then.
     """
 
     name: str
@@ -77,3 +78,4 @@ class MethodKind:
     keys: tuple[str, ...] | None = None
     fit: Callable[[Mapping[str, str], BudgetQuestion], dict[str, str] | None] | None = None
     uses_embeddings: bool = False
+    at_end: bool = False

@@ -10,7 +10,7 @@ from trainer.harness.method import MethodKind
 from trainer.harness.probe import LINEAR_PROBE
 from trainer.harness.prototypes import NCM, TEEN
 
-DEFAULT_METHODS = ("frozen-analytic", "ncm", "lda", "teen", "linear-probe", "fsa", "pace")
+DEFAULT_METHODS = ("frozen-analytic", "ncm", "lda", "teen", "linear-probe", "naive-fsa", "fsa", "pace")
 
 
 def known_methods() -> dict[str, MethodKind]:
@@ -26,10 +26,13 @@ def known_methods() -> dict[str, MethodKind]:
 
 
 def _trained() -> dict[str, MethodKind]:
-    from trainer.harness.trained import trained_methods, trained_settings
+    from trainer.harness.trained import AT_END, trained_methods, trained_settings
 
     keys = trained_settings()
-    return {name: MethodKind(name, build, keys.get(name)) for name, build in trained_methods().items()}
+    return {
+        name: MethodKind(name, build, keys.get(name), at_end=name in AT_END)
+        for name, build in trained_methods().items()
+    }
 
 
 def choose(names: Sequence[str], known: Mapping[str, MethodKind]) -> list[MethodKind]:

@@ -44,9 +44,10 @@ def measures(run: Run) -> Measures:
     r = matrix(run)
     asked = [value for value in run.overall if value is not None]
     last = run.overall[-1]
+    whole_course = len(asked) > 1 or len(run.overall) == 1
     return Measures(
         last if last is not None else math.nan,
-        average_incremental(asked),
+        average_incremental(asked) if whole_course else math.nan,
         forgetting(r),
         new_class_accuracy(r),
         backward_transfer(r),
@@ -61,9 +62,11 @@ def average_incremental(overall: Sequence[float]) -> float:
 def forgetting(r: Array) -> float | None:
     """Mean over all sessions but the last of the best accuracy at any time less the final one; 0 is none.
 
-    Source: Chaudhry et al. 2018, as PyCIL and AudioCIL compute it (the best includes the final one).
+    Sessions asked only at the end tell nothing. Source: Chaudhry et al. 2018, as PyCIL and AudioCIL compute it (the
+    best includes the final one).
     """
-    return _mean([np.nanmax(r[:, s]) - r[-1, s] for s in range(len(r) - 1) if not np.isnan(r[-1, s])])
+    told = [s for s in range(len(r) - 1) if not np.isnan(r[-1, s]) and not np.isnan(r[:-1, s]).all()]
+    return _mean([np.nanmax(r[:, s]) - r[-1, s] for s in told])
 
 
 def new_class_accuracy(r: Array) -> float | None:

@@ -144,6 +144,8 @@ def run_or_read(path: Path, kind: MethodKind, context: MethodContext, recipe: Ma
                 f"{path} holds a run that was made otherwise ({words}); repeat its options, or give another --out"
             )
         return _run_of(found["run"])
+    if kind.at_end:
+        how["ask_every"] = len(context.course.sessions)
     made = run_course(kind.build(context), context.course, context.material, **how)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")

@@ -18,7 +18,7 @@ from trainer.pace.settings import PaceSettings
 from trainer.pace.stream import ClassStream
 from trainer.protocols import Session
 
-FROZEN: Mapping[str, Any] = {"first_session": "none"}
+AT_END = ("joint",)
 NAIVE: Mapping[str, Any] = {"first_session": "naive", "adapted_sessions": 1, "boundary_weight": 0.0}
 IMPROVED: Mapping[str, Any] = {"adapted_sessions": 1, "boundary_weight": 0.0}
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
@@ -40,6 +40,7 @@ class Streamed:
     def __init__(self, name: str, context: MethodContext, pace: PaceSettings, analytic: AnalyticSettings) -> None:
         self.name = name
         self._context = context
+        self._said: list[str] = []
         self.stream = ClassStream(
             context.backbone,
             context.material.features,
@@ -47,6 +48,7 @@ class Streamed:
             analytic,
             name=f"{name} {context.course.order_seed} {context.seed}",
             clock=time.perf_counter,
+            say=self._said.append,
         )
         self._asked: dict[int, NDArray[np.float32]] = {}
 
@@ -65,7 +67,7 @@ class Streamed:
         mixed = self._accuracy(self.stream.classifier)
         recomputed = self._accuracy(self.stream.recomputed())
         found = {"accuracy_mixed": mixed, "accuracy_recomputed": recomputed, "gap": recomputed - mixed}
-        return {**self.stream.figures(), **found}
+        return {**self.stream.figures(), **found, "said": self._said}
 
     def _embedded(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Embeddings of some windows; each window once, as long as the backbone stays as it is."""

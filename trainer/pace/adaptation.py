@@ -14,8 +14,9 @@ from trainer.backbones.backbone import Backbone, block_outputs
 from trainer.backbones.checkpoint import Adapter, add_deltas
 from trainer.pace.boundary import BoundarySet, boundary_set
 from trainer.pace.cka import boundary_block, linear_cka
-from trainer.pace.fitting import Fitting, Lesson, Say, Stage, torch_generator, warmed_head
+from trainer.pace.fitting import LARGEST_BATCH, Fitting, Lesson, Stage, torch_generator, warmed_head
 from trainer.pace.lora import LiveLora, with_lora
+from trainer.pace.memory import Say, in_smaller_batches
 from trainer.pace.settings import PaceSettings
 from trainer.pace.subspace import UpdateProjection, leading_subspace, uncentred_covariances
 from trainer.parallel import World
@@ -61,9 +62,9 @@ class Adaptation:
         self.adapters: list[Adapter] = []
         self.reports: list[SessionReport] = []
         self.lowest_block: int | None = None
-        self.n_clips_seen = 0
+        self.n_clips_seen = self._n_adapted = 0
         self._world, self._say, self._clock = world, say, clock
-        self._stopped = settings.first_session == "none"
+        self._stopped = settings.first_session == "none" or settings.adapted_sessions == 0
 
     @property
     def frozen(self) -> bool:
@@ -83,27 +84,31 @@ class Adaptation:
         n_clips: of the session; the stop rule counts them. resume: may put the training of this session forward.
         """
         report = self._learn(lesson, after_epoch, resume)
-        self._count(lesson.number, n_clips)
+        self._count(n_clips, adapted=report.what in ("first", "later"))
         self.reports.append(report)
         return report
 
-    def take(self, adapter: Adapter | None, *, session: int, n_clips: int, lowest_block: int | None) -> None:
+    def take(self, adapter: Adapter | None, *, n_clips: int, lowest_block: int | None) -> None:
         """Take up a session that an interrupted run had finished."""
         if adapter is not None:
             self._merge(adapter)
         self.lowest_block = lowest_block
-        self._count(session, n_clips)
+        self._count(n_clips, adapted=adapter is not None)
 
-    def _count(self, session: int, n_clips: int) -> None:
-        """The stop rule. Source: PACE, T3 = first session with more than N_stop training samples seen."""
+    def _count(self, n_clips: int, *, adapted: bool) -> None:
+        """The stop rule. Source: PACE, T3 = first session with more than N_stop training samples seen.
+
+        Where T3 is a setting, sessions that gave nothing to adapt to (empty, one class) do not count.
+        """
         self.n_clips_seen += n_clips
+        self._n_adapted += adapted
         last = self.settings.adapted_sessions
-        if session >= last if last is not None else self.n_clips_seen > self.settings.stop_samples:
+        if self._n_adapted >= last if last is not None else self.n_clips_seen > self.settings.stop_samples:
             self._stopped = True
 
     def _learn(self, lesson: Lesson, after_epoch: AfterEpoch, resume: Callable[[Fitting], None]) -> SessionReport:
         number = lesson.number
-        if self._stopped or self.settings.adapted_sessions == 0:
+        if self._stopped:
             return SessionReport(number, "frozen", self.lowest_block)
         if len(lesson) == 0:
             self._say(f"session {number} has no clips; the backbone stays as it is")
@@ -122,7 +127,7 @@ class Adaptation:
         assert self.lowest_block is not None
         naive = first and self.settings.first_session == "naive"
         with parts("head"):
-            head = warmed_head(self.current, lesson, self.settings, world=self._world)
+            head = warmed_head(self.current, lesson, self.settings, world=self._world, say=self._say)
         boundary = None
         if self.settings.boundary_weight > 0.0 and not naive:
             with parts("boundary set"):
@@ -161,19 +166,35 @@ class Adaptation:
             self.lowest_block = 0
             return ()
         probe = self._fresh_lora("probe", range(len(self.current.blocks)))
-        head = warmed_head(self.current, lesson, s, world=self._world)
+        head = warmed_head(self.current, lesson, s, world=self._world, say=self._say)
         epochs = s.epochs if s.probe_epochs is None else s.probe_epochs
         stage = Stage("probe", lesson.number, epochs, s.backbone_learning_rate, s.backbone_learning_rate)
         Fitting(probe.model, head, lesson, stage, s, lora=probe, world=self._world, say=self._say).run()
-        similarities = block_similarities(probe.model, self.current, lesson.features)
+        similarities = in_smaller_batches(
+            lambda size: block_similarities(probe.model, self.current, lesson.features, batch_size=size),
+            LARGEST_BATCH,
+            self._say,
+        )
         self.lowest_block = boundary_block(similarities, s.cka_threshold)
         told = ", ".join(f"{value:.3f}" for value in similarities)
         self._say(f"CKA of the blocks after the probe: {told}; blocks from {self.lowest_block + 1} on are adapted")
         return similarities
 
     def _boundary(self, lesson: Lesson, head: torch.nn.Linear) -> BoundarySet:
-        generator = torch_generator([self.settings.seed, lesson.number, 77])
-        found = boundary_set(self.current, head, lesson.features, lesson.targets, self.settings, generator)
+        seeds = [self.settings.seed, lesson.number, 77]
+        found = in_smaller_batches(
+            lambda size: boundary_set(
+                self.current,
+                head,
+                lesson.features,
+                lesson.targets,
+                self.settings,
+                torch_generator(seeds),
+                batch_size=size,
+            ),
+            LARGEST_BATCH,
+            self._say,
+        )
         if len(found) == 0:
             self._say(f"session {lesson.number}: no sample is boundary-prone; the boundary loss is 0")
         return found
@@ -194,7 +215,11 @@ class Adaptation:
         rows = torch.linspace(0, len(lesson) - 1, n).round().long()
         names = list(lora.down)
         with unlearned(self.current, self.adapters if s.subtraction else []) as model:
-            covariances = uncentred_covariances(model, names, lesson.features[rows])
+            covariances = in_smaller_batches(
+                lambda size: uncentred_covariances(model, names, lesson.features[rows], batch_size=size),
+                LARGEST_BATCH // 2,
+                self._say,
+            )
         bases = {name: leading_subspace(c, s.kept_share).float() for name, c in covariances.items()}
         projection = UpdateProjection(bases, s.projection, s.project_up)
         if s.project_initial:

@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 
 from trainer.backbones.backbone import Backbone
 from trainer.pace.masking import Masks, draw_masks, masked
-from trainer.pace.settings import PaceSettings
+from trainer.pace.settings import PaceSettings, Precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +33,11 @@ class Landmarks:
     centres: Tensor
     points: Tensor
     owner: Tensor
+
+
+def in_precision(device: torch.device, precision: Precision) -> torch.autocast:
+    """A context in which a forward pass runs in ``precision``; weights stay as they are."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def axes_of(backbone: Backbone) -> tuple[int, int]:
@@ -72,18 +77,28 @@ def boundary_set(
             rows = slice(start, start + batch_size)
             part = Masks(masks.time[rows], masks.frequency[rows], masks.time_width, masks.frequency_width)
             copies = masked(features[sample[rows]].to(device).float(), part, axes_of(temporary))
-            answer = head(temporary.encode(copies)).argmax(dim=1).cpu()
+            with in_precision(device, settings.precision):
+                z = temporary.encode(copies)
+            answer = head(z.float()).argmax(dim=1).cpu()
             misread[rows] = answer != targets[sample[rows]]
     share = misread.reshape(n, settings.views).float().mean(dim=1)
     kept = torch.nonzero(misread & (share > settings.misread_share)[sample]).flatten()
-    if len(kept) > settings.most_boundary_points:
-        chosen = torch.randperm(len(kept), generator=generator)[: settings.most_boundary_points]
+    most = min(settings.most_boundary_points, n)
+    if len(kept) > most:
+        chosen = torch.randperm(len(kept), generator=generator)[:most]
         kept = kept[chosen.sort().values]
     return BoundarySet(sample[kept], masks[kept])
 
 
 def landmarks(
-    model: Backbone, features: Tensor, targets: Tensor, n_classes: int, boundary: BoundarySet, *, batch_size: int = 64
+    model: Backbone,
+    features: Tensor,
+    targets: Tensor,
+    n_classes: int,
+    boundary: BoundarySet,
+    *,
+    batch_size: int = 64,
+    precision: Precision = "float32",
 ) -> Landmarks:
     """Class centres of the training embeddings and the embeddings of the boundary points, under the model of now."""
     device = next(model.parameters()).device
@@ -97,7 +112,9 @@ def landmarks(
                 if masks is not None:
                     own = Masks(masks.time[part], masks.frequency[part], masks.time_width, masks.frequency_width)
                     x = masked(x, own, axes_of(model))
-                parts.append(nn.functional.normalize(model.encode(x).float(), dim=1))
+                with in_precision(device, precision):
+                    z = model.encode(x)
+                parts.append(nn.functional.normalize(z.float(), dim=1))
         return torch.cat([torch.zeros(0, model.dim, device=device), *parts])
 
     z = embedded(torch.arange(len(features)), None)

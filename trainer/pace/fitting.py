@@ -13,14 +13,16 @@ from torch import Generator, Tensor, nn
 
 from trainer.backbones.backbone import Backbone
 from trainer.errors import TrainingError
-from trainer.pace.boundary import BoundarySet, Landmarks, axes_of, boundary_loss, landmarks, masks_for
+from trainer.pace.boundary import BoundarySet, Landmarks, axes_of, boundary_loss, in_precision, landmarks, masks_for
 from trainer.pace.lora import LiveLora
 from trainer.pace.masking import masked
+from trainer.pace.memory import Say, halved, in_smaller_batches
 from trainer.pace.settings import PaceSettings
 from trainer.pace.subspace import UpdateProjection
 from trainer.parallel import World
 
-Say = Callable[[str], None]
+LARGEST_BATCH = 64
+"""Samples at once where nothing is trained."""
 
 
 class Embedded:
@@ -121,8 +123,19 @@ class Fitting:
         marks = None
         if self.boundary is not None and len(self.boundary):
             assert isinstance(self.model, Backbone), "masked copies need features, not embeddings"
-            marks = landmarks(
-                self.model, self.lesson.features, self.lesson.targets, self.lesson.n_classes, self.boundary
+            model, boundary, lesson = self.model, self.boundary, self.lesson
+            marks = in_smaller_batches(
+                lambda size: landmarks(
+                    model,
+                    lesson.features,
+                    lesson.targets,
+                    lesson.n_classes,
+                    boundary,
+                    batch_size=size,
+                    precision=s.precision,
+                ),
+                LARGEST_BATCH,
+                self.say,
             )
         per_epoch = math.ceil(n / s.batch_size)
         sums: dict[str, float] = {}
@@ -139,18 +152,8 @@ class Fitting:
         while True:
             try:
                 return self._try_update(rows, marks, seeds)
-            except (torch.cuda.OutOfMemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
-                    raise
-                if self.micro_batch == 1:
-                    raise TrainingError(
-                        "not even one sample of the session fits into memory; take a smaller backbone, shorter windows "
-                        "or LoRA on fewer blocks"
-                    ) from error
-                self.micro_batch = (self.micro_batch + 1) // 2
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
-                self.say(f"out of memory: going on with {self.micro_batch} samples at once, gradients accumulated")
+            except RuntimeError as error:
+                self.micro_batch = halved(self.micro_batch, error, self.say)
 
     def _try_update(self, rows: Tensor, marks: Landmarks | None, seeds: Sequence[int]) -> dict[str, float]:
         self.optimizer.zero_grad(set_to_none=True)
@@ -166,18 +169,19 @@ class Fitting:
             self.world.sum(parameter.grad)
         self.world.sum(totals)
         norm = nn.utils.clip_grad_norm_(self.trained, self.settings.max_gradient_norm)
-        if not bool(torch.isfinite(totals).all() & torch.isfinite(norm)):
+        *sums, size = torch.cat([totals, norm.double().reshape(1)]).tolist()  # the only wait for the device in a step
+        if not all(map(math.isfinite, (*sums, size))):
             raise TrainingError(
                 f"the loss or its gradient is not finite in session {self.stage.session}, {self.stage.name}, epoch "
-                f"{self.epoch + 1} (loss {float(totals[0]) / len(rows):.4g}, gradient {float(norm):.4g}); run again "
-                f"with a lower learning rate to go on from the last finished epoch"
+                f"{self.epoch + 1} (loss {sums[0] / len(rows):.4g}, gradient {size:.4g}); begin again with a lower "
+                f"learning rate, in a folder of its own"
             )
         before = [p.detach().clone() for p in self.lora.parameters()] if self.lora and self.projection else []
         self.optimizer.step()
         if self.lora and self.projection:
             self.projection.step(self.lora, before)
         names = ("cross_entropy", "boundary_loss", "accuracy")
-        return {name: float(value) / len(rows) for name, value in zip(names, totals, strict=True)}
+        return {name: value / len(rows) for name, value in zip(names, sums, strict=True)}
 
     def _views_of(self, rows: Tensor, seeds: Sequence[int]) -> Tensor:
         """Masked copies of the batch, (n, v, ...), drawn for the whole batch whatever its division."""
@@ -203,7 +207,7 @@ class Fitting:
         """Summed loss of some samples, and (cross-entropy, boundary loss, hits) summed, float64."""
         s = self.settings
         x, targets = self.lesson.features[rows].to(self.device).float(), self.lesson.targets[rows].to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=s.precision == "bfloat16"):
+        with in_precision(self.device, s.precision):
             if views is None:
                 z = self.model.encode(x)
             else:
@@ -231,7 +235,8 @@ class Fitting:
     def restore(self, tensors: dict[str, Tensor], epoch: int) -> None:
         """Take up what ``state`` gave after ``epoch`` epochs. Raises TrainingError when it is of another stage."""
         shapes = [tuple(p.shape) for p in self.trained]
-        found = [tuple(tensors[f"parameter.{i}"].shape) for i in range(len(shapes)) if f"parameter.{i}" in tensors]
+        n_saved = sum(name.startswith("parameter.") for name in tensors)
+        found = [tuple(tensors[f"parameter.{i}"].shape) for i in range(n_saved) if f"parameter.{i}" in tensors]
         if found != shapes:
             raise TrainingError("the saved state is of other parameters; repeat the options the run was begun with")
         with torch.no_grad():
@@ -242,13 +247,13 @@ class Fitting:
         self.epoch = epoch
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    words = str(error).lower()
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in words or "can't allocate" in words
-
-
 def warmed_head(
-    model: Backbone, lesson: Lesson, settings: PaceSettings, *, world: World = World(), batch_size: int = 64
+    model: Backbone,
+    lesson: Lesson,
+    settings: PaceSettings,
+    *,
+    world: World = World(),
+    say: Say = lambda words: None,
 ) -> nn.Linear:
     """Stage B: a linear head trained alone for ``head_epochs`` on the frozen ``model``. Embeds every sample once.
 
@@ -259,25 +264,35 @@ def warmed_head(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_generator([settings.seed, lesson.number, 11]).initial_seed())
         head = nn.Linear(model.dim, lesson.n_classes).to(device)
-    embeddings = embed_features(model, lesson.features, batch_size, world)
+    embeddings = embed_features(model, lesson.features, world=world, say=say)
     embedded = Lesson(lesson.number, embeddings, lesson.targets, lesson.n_classes)
     stage = Stage("head", lesson.number, settings.head_epochs, 0.0, settings.head_learning_rate)
-    Fitting(Embedded(), head, embedded, stage, settings, world=world).run()
+    Fitting(Embedded(), head, embedded, stage, settings, world=world, say=say).run()
     return head.requires_grad_(False)
 
 
-def embed_features(model: Backbone, features: Tensor, batch_size: int = 64, world: World = World()) -> Tensor:
+def embed_features(
+    model: Backbone,
+    features: Tensor,
+    batch_size: int = LARGEST_BATCH,
+    world: World = World(),
+    say: Say = lambda words: None,
+) -> Tensor:
     """Embeddings (n, dim) float32 on the CPU of features (n, ...), a batch at a time, without gradient.
 
-    Every batch has ``batch_size`` rows, the last one filled up with zeros, and several processes divide whole batches:
-    the bits of an embedding depend neither on what is embedded with it nor on how many processes there are.
+    Several processes divide whole batches, so that the bits do not depend on how many there are. One process that runs
+    out of memory takes smaller batches. Raises TrainingError when not even one sample fits.
     """
     device = next(model.parameters()).device
-    found = torch.zeros(len(features), model.dim, device=device)
-    starts = range(0, len(features), batch_size)
-    with torch.no_grad():
-        for k in world.mine(len(starts)):
-            x = features[starts[k] : starts[k] + batch_size].to(device).float()
-            filled = torch.cat([x, x.new_zeros(batch_size - len(x), *x.shape[1:])])
-            found[starts[k] : starts[k] + len(x)] = model.encode(filled)[: len(x)].float()
+
+    def embed(size: int) -> Tensor:
+        found = torch.zeros(len(features), model.dim, device=device)
+        starts = range(0, len(features), size)
+        with torch.no_grad():
+            for k in world.mine(len(starts)):
+                rows = slice(starts[k], starts[k] + size)
+                found[rows] = model.encode(features[rows].to(device).float()).float()
+        return found
+
+    found = embed(batch_size) if world.size > 1 else in_smaller_batches(embed, batch_size, say)
     return world.sum(found).cpu()

@@ -18,10 +18,10 @@ class PaceSettings:
     """First session (FSA), the sessions after it (MSA), the boundary loss and the optimiser. (P): the paper's value.
 
     first_session: ``improved`` probes for the layer boundary, warms the head up and freezes it; ``naive`` trains LoRA
-    on all blocks together with the head; ``none`` leaves the backbone alone.
+    on all blocks together with the head, which was warmed up as well; ``none`` leaves the backbone alone.
     cka_threshold (P 0.94): the first block whose CKA to the untouched backbone falls below it is the lowest that is
     adapted; None adapts all blocks and makes no probe. At least the last block is adapted.
-    adapted_sessions: T3, the last session that may change the backbone; None derives it from stop_samples (P 220): the
+    adapted_sessions: T3, how many sessions may change the backbone; None derives it from stop_samples (P 220): the
     first session at which more clips than that were seen.
     subtraction (P): covariances are taken under W0 - sum of the earlier adapters; without it under the current model.
     projection (P): ``leading`` keeps updates in the leading subspace of that covariance, ``complement`` out of it.
@@ -33,7 +33,7 @@ class PaceSettings:
     views (P 20), misread_share (P 0.3), margin (P 0.25): masked copies of each sample, share of them that must be
     misread to make it boundary-prone, and the margin delta on unit-length embeddings.
     step_views: masked copies of a sample in a training step. time_masked, frequency_masked: share of an axis that a
-    mask covers. most_boundary_points: B_t is thinned to so many.
+    mask covers. most_boundary_points: B_t is thinned to so many, and to one for each sample.
     rank, alpha: LoRA adds alpha / rank * B A. targets: modules of a block, the backbone's own when empty.
     backbone_learning_rate (P 0.05), head_learning_rate (P 0.01): peaks. later_learning_rate: of the backbone from the
     second session on.

@@ -18,7 +18,8 @@ from torch import Tensor
 from trainer.analytic import AnalyticClassifier, AnalyticSettings
 from trainer.backbones.backbone import Backbone
 from trainer.pace.adaptation import Adaptation, AfterEpoch, SessionReport
-from trainer.pace.fitting import Fitting, Lesson, Say, embed_features
+from trainer.pace.fitting import Fitting, Lesson, embed_features
+from trainer.pace.memory import Say
 from trainer.pace.settings import PaceSettings
 from trainer.parallel import World
 
@@ -84,7 +85,7 @@ class ClassStream:
     def embed(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Embeddings (r, dim) float32 of some windows under the backbone as it is."""
         features = self._features[torch.from_numpy(rows)]
-        return embed_features(self.adaptation.current, features, world=self._world).numpy()
+        return embed_features(self.adaptation.current, features, world=self._world, say=self._say).numpy()
 
     def recomputed(self) -> AnalyticClassifier:
         """The classifier of all that was learnt, every window embedded by the backbone as it is now."""

@@ -21,8 +21,8 @@ SETTINGS = StudentSettings(
 )
 N_MELS, N_FRAMES = 16, 23
 QUICK: dict[str, Any] = {
-    "epochs": 6, "backbone_learning_rate": 0.05, "later_learning_rate": 0.05, "head_learning_rate": 0.1,
-    "head_epochs": 5, "views": 6, "misread_share": 0.1, "rank": 4, "batch_size": 8, "adapted_sessions": 2,
+    "epochs": 4, "backbone_learning_rate": 0.05, "later_learning_rate": 0.05, "head_learning_rate": 0.1,
+    "head_epochs": 5, "views": 4, "misread_share": 0.1, "rank": 4, "batch_size": 8, "adapted_sessions": 2,
 }  # fmt: skip
 
 

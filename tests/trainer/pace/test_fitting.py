@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import subprocess
@@ -18,20 +19,21 @@ from tests.conftest import REPOSITORY
 from tests.trainer.pace.shared_work import work
 from tests.trainer.pace.small_lessons import (
     KINDS,
-    QUICK,
     backbone_of,
     bits,
     features_of,
     lesson,
     quick,
+    sounds,
     student,
     unchanged,
 )
 from trainer.backbones.student import Student
 from trainer.errors import TrainingError
-from trainer.pace.boundary import BoundarySet, boundary_set, landmarks
+from trainer.pace.boundary import BoundarySet, axes_of, boundary_set, landmarks, masks_for
 from trainer.pace.fitting import Fitting, Lesson, Stage, embed_features, torch_generator, warmed_head
 from trainer.pace.lora import with_lora
+from trainer.pace.masking import masked
 from trainer.pace.settings import PaceSettings
 from trainer.pace.subspace import UpdateProjection, leading_subspace, uncentred_covariances
 from trainer.parallel import World
@@ -73,7 +75,7 @@ def trained(fitting: Fitting) -> Tensor:
 def test_accumulating_gradients_changes_nothing(boundary: bool) -> None:
     whole, start = trained(fitting_of(boundary=boundary)), trained(fitting_of(boundary=boundary, epochs=0))
     assert float((whole - start).abs().max()) > 1e-2
-    for micro_batch in (1, 5, 8, 100):
+    for micro_batch in (1, 5, 100):
         part = trained(fitting_of(quick(micro_batch=micro_batch), boundary=boundary))
         assert float((part - whole).abs().max()) < 1e-5, micro_batch
     one = trained(fitting_of(quick(), boundary=boundary, epochs=1))
@@ -81,12 +83,12 @@ def test_accumulating_gradients_changes_nothing(boundary: bool) -> None:
 
 
 class Tight(Student):
-    """A backbone on a device with room for so many samples."""
+    """A backbone on a device with room for so many samples and what their gradients need."""
 
     room: int = 0
 
     def encode(self, features: Tensor) -> Tensor:
-        if len(features) > self.room:
+        if torch.is_grad_enabled() and len(features) > self.room:
             raise RuntimeError(f"CUDA out of memory. Tried to allocate {len(features)} samples")
         return super().encode(features)
 
@@ -98,27 +100,19 @@ def tight(room: int) -> Tight:
     return model.eval()
 
 
-@pytest.mark.parametrize(("room", "boundary", "least"), [(5, False, 4), (1, False, 1), (7, True, 2), (2, True, 1)])
-def test_out_of_memory_goes_on_with_fewer_at_once(room: int, boundary: bool, least: int, request: Any) -> None:
+@pytest.mark.parametrize(("room", "boundary", "least"), [(5, False, 4), (1, False, 1), (5, True, 2), (2, True, 1)])
+def test_out_of_memory_goes_on_with_fewer_at_once(room: int, boundary: bool, least: int) -> None:
+    """The same numbers as with room for all; with the boundary loss a sample brings its masked copy."""
     said: list[str] = []
-    s = quick()
-    roomy = fitting_of(s, boundary=boundary)
-    close = fitting_of(s, boundary=False, model=tight(room), say=said.append)
-    if boundary:  # the landmarks are taken without gradient, at a size of their own
-        close.boundary = roomy.boundary
-        model = close.model
-        assert isinstance(model, Tight)
-        request.getfixturevalue("monkeypatch").setattr(
-            "trainer.pace.fitting.landmarks",
-            lambda m, *arguments: landmarks(m, *arguments, batch_size=1),
-        )
+    roomy = fitting_of(boundary=boundary, epochs=2)
+    close = fitting_of(boundary=boundary, epochs=2, model=tight(room), say=said.append)
     assert float((trained(close) - trained(roomy)).abs().max()) < 1e-5
     assert close.micro_batch == least
     assert said[-1] == f"out of memory: going on with {least} samples at once, gradients accumulated"
 
 
 def test_not_even_one_sample_is_said() -> None:
-    with pytest.raises(TrainingError, match="not even one sample .* fits into memory; take a smaller backbone"):
+    with pytest.raises(TrainingError, match=r"not even one sample .* fits into memory; take a smaller backbone"):
         fitting_of(model=tight(0)).run()
 
 
@@ -126,7 +120,7 @@ def test_another_error_is_not_taken_for_lack_of_memory() -> None:
     wrong = Lesson(1, LESSON.features[:, :, :2, :2].repeat(1, 2, 1, 1), LESSON.targets, 3)
     fitting = fitting_of()
     fitting.lesson = wrong
-    with pytest.raises(RuntimeError, match="channels"):
+    with pytest.raises(RuntimeError, match="should contain 2 elements"):
         fitting.run()
 
 
@@ -144,7 +138,7 @@ def test_a_loss_that_is_not_finite_names_session_and_epoch_and_moves_nothing(val
             now.lesson = Lesson(1, features, LESSON.targets, 3)
             before.extend(p.detach().clone() for p in now.trained)
 
-    with pytest.raises(TrainingError, match="not finite in session 1, backbone, epoch 3 .*lower learning rate"):
+    with pytest.raises(TrainingError, match=r"not finite in session 1, backbone, epoch 3 .*lower learning rate"):
         fitting.run(spoil)
     assert seen == [1, 2] and fitting.epoch == 2
     assert all(torch.equal(p, b) for p, b in zip(fitting.trained, before, strict=True))
@@ -232,7 +226,7 @@ def test_bfloat16_trains_and_embeddings_stay_float32(kind: str) -> None:
         assert all(p.dtype == torch.float32 for p in fitting.trained)
         assert embed_features(lora.model, features).dtype == torch.float32
         fallen[precision] = found[0] - found[-1]
-        assert found[-1] < found[0] - 0.02, (precision, found)
+        assert found[-1] < 0.98 * found[0], (precision, found)
     assert fallen["float32"] != fallen["bfloat16"], "the setting must reach the forward pass"
 
 
@@ -244,7 +238,7 @@ def test_the_learning_rate_falls_from_the_peak_to_zero_and_the_two_groups_have_t
     fitting.optimizer.step = lambda *a: (rates.append(tuple(g["lr"] for g in fitting.optimizer.param_groups)), step())  # type: ignore[method-assign]
     fitting.run()
     assert len(rates) == 5 * 3 and rates[0] == (0.4, 0.2)
-    assert all(a[0] > b[0] and a[1] == a[0] / 2 for a, b in zip(rates[:-1], rates[1:], strict=True))
+    assert all(a[0] > b[0] and a[1] == a[0] / 2 for a, b in itertools.pairwise(rates))
     assert rates[-1][0] < 0.01
 
 
@@ -281,35 +275,45 @@ def test_the_warm_up_teaches_the_head_and_leaves_the_backbone() -> None:
     assert unchanged(backbone, before)
 
 
-def clearance(fitting: Fitting, boundary: BoundarySet) -> float:
-    """Mean over the samples of (squared distance to the nearest boundary point of others - pull to the centre)."""
-    model = fitting.model
+def spread(fitting: Fitting, boundary: BoundarySet) -> tuple[float, float]:
+    """How far samples are from the boundary, and how far masked copies of new sounds stray from their class.
+
+    First: mean over the samples of (squared distance to the nearest copy of others in the boundary set - mean squared
+    distance of the masked copies to the class centre). Second: mean squared distance of new masked sounds to their
+    class centre, over that of the centres from each other: shrinking everything does not change it.
+    """
+    model, own = fitting.model, fitting.lesson
     assert isinstance(model, Student)
-    own = fitting.lesson
     marks = landmarks(model, own.features, own.targets, own.n_classes, boundary)
+
+    def embedded(features: Tensor, seed: int) -> Tensor:
+        masks = masks_for(model, features, len(features), fitting.settings, torch_generator([seed]))
+        with torch.no_grad():
+            return nn.functional.normalize(model.encode(masked(features, masks, axes_of(model))))
+
     with torch.no_grad():
         z = nn.functional.normalize(model.encode(own.features))
     away = torch.cdist(z, marks.points).square()
     away[torch.arange(len(z))[:, None] == marks.owner[None]] = torch.inf
-    pull = (z - marks.centres[own.targets]).square().sum(dim=1)
-    return float((away.min(dim=1).values - pull).mean())
+    copies = torch.stack([embedded(own.features, seed) for seed in range(4)], dim=1)
+    pull = (copies - marks.centres[own.targets][:, None]).square().sum(dim=2).mean(dim=1)
+    features, targets = sounds(own.n_classes, 30, first=10, noise=1.5, seed=77)
+    stray = (embedded(features, 9) - marks.centres[targets]).square().sum(dim=1).mean()
+    return float((away.min(dim=1).values - pull).mean()), float(stray / torch.pdist(marks.centres).square().mean())
 
 
-def test_the_boundary_loss_moves_samples_from_the_boundary_to_their_class() -> None:
-    """Switched off (weight 0), from the same start, the clearance grows by less."""
+def test_the_boundary_loss_gathers_masked_copies_and_keeps_samples_off_the_boundary() -> None:
+    """Switched off (weight 0), from the same start, copies stray and the nearest misread copy is nearer than they."""
     own = lesson(1, n_classes=3, n_each=8, noise=1.5)
     found = {}
     for weight in (0.0, 1.0):
         s = quick(boundary_weight=weight, views=8, misread_share=0.0)
         fitting = fitting_of(s, boundary=True, epochs=10, train_head=False, lesson=own)
-        boundary = fitting.boundary
-        assert boundary is not None
-        start = clearance(fitting, boundary)
-        told: list[float] = []
-        fitting.run(lambda now, terms, told=told: told.append(terms["boundary_loss"]))
-        found[weight] = clearance(fitting, boundary) - start
-        assert told[-1] < told[0]
-    assert found[1.0] > found[0.0] + 0.05, found
+        assert fitting.boundary is not None
+        fitting.run()
+        found[weight] = spread(fitting, fitting.boundary)
+    assert found[1.0][0] > found[0.0][0] + 0.2, found
+    assert found[1.0][1] < 0.8 * found[0.0][1], found
 
 
 def test_without_a_boundary_set_there_is_no_boundary_loss() -> None:
@@ -385,45 +389,14 @@ def compare(folder: Path) -> None:
     assert np.abs(alone["gradient"]).max() > 1e-4 and alone["n_boundary"][0] > 0
 
 
-def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **more}
-
-
-def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
-    port = str(free_port())
-    command = [sys.executable, "-m", "tests.trainer.pace.shared_work", str(tmp_path)]
-    running = [
-        subprocess.Popen(
-            command,
-            env=environment(RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port),
-            cwd=REPOSITORY,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for r in (0, 1)
-    ]
-    try:
-        for process in running:
-            _, words = process.communicate(timeout=120)
-            assert process.returncode == 0, words
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
-    compare(tmp_path)
-
-
-def test_torchrun_starts_it(tmp_path: Path) -> None:
+def test_two_processes_under_torchrun_do_what_one_does(tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1",
         "--master-port", str(free_port()), "-m", "tests.trainer.pace.shared_work", str(tmp_path),
     ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        command, env=environment(), cwd=REPOSITORY, capture_output=True, text=True, timeout=200, check=False
+        command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=200, check=False
     )
     assert done.returncode == 0, done.stderr
     compare(tmp_path)
-
-
-def test_the_quick_settings_differ_from_the_defaults_only_where_they_say() -> None:
-    assert {k: getattr(quick(), k) for k in QUICK} == QUICK
