@@ -13,6 +13,8 @@ import pytest
 
 from edge import cli
 from edge.decision import DecisionSettings
+from trainer.analytic import AnalyticSettings
+from trainer.pace.settings import PaceSettings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCS = REPOSITORY / "docs"
@@ -184,6 +186,25 @@ def test_the_defaults_in_the_page_on_deciding_are_the_defaults() -> None:
         said.update(zip(re.findall(r"\w+", names), values.strip().split(", "), strict=True))
     defaults = dataclasses.asdict(DecisionSettings())
     assert said == {name: "none" if value == {} else str(value) for name, value in defaults.items()}
+
+
+def test_the_defaults_in_the_page_on_pace_are_the_defaults() -> None:
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| ([^|]+) \| (?:P|ours)", text_of(DOCS / "pace.md"), re.MULTILINE)
+    said: dict[str, str] = {}
+    for names, values in rows:
+        found = re.findall(r"\w+", names)
+        said.update(zip(found, values.strip().split(", "), strict=True))
+    defaults = dataclasses.asdict(PaceSettings()) | dataclasses.asdict(AnalyticSettings())
+    assert said.keys() == defaults.keys()
+    wrong = {name: (said[name], value) for name, value in defaults.items() if not _says(said[name], value)}
+    assert wrong == {}
+
+
+def _says(words: str, value: object) -> bool:
+    """Whether a table's word stands for a default: numbers by value, None as none, an empty tuple in words."""
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return words.lower() == str(value).lower()
+    return words == "the backbone's" if value == () else float(words) == value
 
 
 def test_decisions_are_numbered_listed_and_whole() -> None:

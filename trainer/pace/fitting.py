@@ -280,8 +280,9 @@ def embed_features(
 ) -> Tensor:
     """Embeddings (n, dim) float32 on the CPU of features (n, ...), a batch at a time, without gradient.
 
-    Several processes divide whole batches, so that the bits do not depend on how many there are. One process that runs
-    out of memory takes smaller batches. Raises TrainingError when not even one sample fits.
+    Every batch has the same size, the last one filled up with zeros, and several processes divide whole batches: the
+    bits of an embedding depend neither on what is embedded with it nor on how many processes there are. One process
+    that runs out of memory takes smaller batches. Raises TrainingError when not even one sample fits.
     """
     device = next(model.parameters()).device
 
@@ -290,8 +291,9 @@ def embed_features(
         starts = range(0, len(features), size)
         with torch.no_grad():
             for k in world.mine(len(starts)):
-                rows = slice(starts[k], starts[k] + size)
-                found[rows] = model.encode(features[rows].to(device).float()).float()
+                x = features[starts[k] : starts[k] + size].to(device).float()
+                filled = torch.cat([x, x.new_zeros(size - len(x), *x.shape[1:])])
+                found[starts[k] : starts[k] + len(x)] = model.encode(filled)[: len(x)].float()
         return found
 
     found = embed(batch_size) if world.size > 1 else in_smaller_batches(embed, batch_size, say)
