@@ -30,6 +30,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "pace-no-boundary-loss": {"boundary_weight": 0.0},
     "pace-no-projection": {"projection": "none"},
     "pace-no-subtraction": {"subtraction": False},
+    "pace-complement": {"projection": "complement"},
     "pace-all-blocks": {"cka_threshold": None},
 }
 

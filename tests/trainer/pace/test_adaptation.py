@@ -251,9 +251,12 @@ def test_naive_moves_the_head_with_the_backbone_and_improved_does_not() -> None:
     heads: dict[str, list[Tensor]] = {"naive": [], "improved": []}
     for way, seen in heads.items():
         adaptation = Adaptation(BASE, quick(first_session=way, cka_threshold=None), clock=ticking())
-        adaptation.learn(
-            lesson(1), n_clips=24, after_epoch=lambda f, terms, seen=seen: seen.append(f.head.weight.detach().clone())
-        )
+
+        def look(fitting: Fitting, terms: dict[str, float], way: str = way, seen: list[Tensor] = seen) -> None:
+            seen.append(fitting.head.weight.detach().clone())
+            assert fitting.head.weight.requires_grad is (way == "naive"), "no gradient is spent or clipped for it"
+
+        adaptation.learn(lesson(1), n_clips=24, after_epoch=look)
         assert adaptation.lowest_block == 0 and not adaptation.reports[0].similarities
     assert all(torch.equal(w, heads["improved"][0]) for w in heads["improved"])
     assert not torch.equal(heads["naive"][0], heads["naive"][-1])
@@ -375,7 +378,7 @@ def test_sessions_taken_up_and_an_epoch_resumed_end_at_the_same_bits() -> None:
     for number in (1, 2):
         whole.learn(lesson(number), n_clips=24, after_epoch=keep)
     again = Adaptation(BASE, settings, clock=ticking())
-    again.take(whole.adapters[0], session=1, n_clips=24, lowest_block=whole.lowest_block)
+    again.take(whole.adapters[0], n_clips=24, lowest_block=whole.lowest_block)
     epochs: list[int] = []
     again.learn(
         lesson(2),

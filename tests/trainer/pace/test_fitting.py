@@ -26,10 +26,12 @@ from tests.trainer.pace.small_lessons import (
     quick,
     sounds,
     student,
+    ticking,
     unchanged,
 )
 from trainer.backbones.student import Student
 from trainer.errors import TrainingError
+from trainer.pace.adaptation import Adaptation
 from trainer.pace.boundary import BoundarySet, axes_of, boundary_set, landmarks, masks_for
 from trainer.pace.fitting import Fitting, Lesson, Stage, embed_features, torch_generator, warmed_head
 from trainer.pace.lora import with_lora
@@ -83,20 +85,21 @@ def test_accumulating_gradients_changes_nothing(boundary: bool) -> None:
 
 
 class Tight(Student):
-    """A backbone on a device with room for so many samples and what their gradients need."""
+    """On a device with room for so many samples and what their gradients need, and for so many without gradients."""
 
     room: int = 0
+    room_asking: int = 10**9
 
-    def encode(self, features: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and len(features) > self.room:
-            raise RuntimeError(f"CUDA out of memory. Tried to allocate {len(features)} samples")
-        return super().encode(features)
+    def feature_map(self, log_mel: Tensor) -> Tensor:
+        if len(log_mel) > (self.room if torch.is_grad_enabled() else self.room_asking):
+            raise RuntimeError(f"CUDA out of memory. Tried to allocate {len(log_mel)} samples")
+        return super().feature_map(log_mel)
 
 
-def tight(room: int) -> Tight:
+def tight(room: int, room_asking: int = 10**9) -> Tight:
     model, plain = Tight(student().settings), student()
     model.load_state_dict(plain.state_dict())
-    model.room = room
+    model.room, model.room_asking = room, room_asking
     return model.eval()
 
 
@@ -108,7 +111,21 @@ def test_out_of_memory_goes_on_with_fewer_at_once(room: int, boundary: bool, lea
     close = fitting_of(boundary=boundary, epochs=2, model=tight(room), say=said.append)
     assert float((trained(close) - trained(roomy)).abs().max()) < 1e-5
     assert close.micro_batch == least
-    assert said[-1] == f"out of memory: going on with {least} samples at once, gradients accumulated"
+    assert said[-1] == f"out of memory: going on with {least} samples at once"
+
+
+def test_every_part_of_a_session_goes_on_with_fewer_at_once() -> None:
+    """Probe, head, boundary set, landmarks, covariances: with room for five samples as with room for all."""
+    ends, said = [], list[str]()
+    for model in (tight(10**9), tight(5, 5)):
+        adaptation = Adaptation(model, quick(epochs=1, misread_share=0.0), clock=ticking(), say=said.append)
+        for number in (1, 2):
+            adaptation.learn(lesson(number, n_classes=2, n_each=7), n_clips=14)
+        ends.append(torch.cat([p.flatten() for p in adaptation.current.parameters()]))
+    assert float((ends[0] - ends[1]).abs().max()) < 1e-5
+    assert said.count("out of memory: going on with 4 samples at once") >= 8
+    with pytest.raises(TrainingError, match="not even one sample"):
+        Adaptation(tight(0, 0), quick(), clock=ticking()).learn(LESSON, n_clips=21)
 
 
 def test_not_even_one_sample_is_said() -> None:

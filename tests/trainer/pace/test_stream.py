@@ -86,7 +86,7 @@ def test_recomputed_is_a_fresh_classifier_under_the_final_backbone_and_mixed_is_
 
 def test_old_classes_are_read_better_when_they_are_recomputed() -> None:
     """The gap: a backbone that moved far leaves the mixed statistics behind, not the recomputed ones."""
-    stream = stream_of(later_learning_rate=0.1, cka_threshold=None)
+    stream = stream_of(backbone_learning_rate=0.02, later_learning_rate=0.05, boundary_weight=0.0)
     for number, classes in enumerate(((0, 1, 2), (3, 4, 5)), start=1):
         teach(stream, number, rows_of(*classes))
     mixed = accuracy(stream, stream.classifier, (0, 1, 2))
