@@ -24,6 +24,12 @@ class World:
             distributed.all_reduce(tensor)
         return tensor
 
+    def first(self, number: int) -> int:
+        """``number`` as the first process has it, in all of them: what decides shapes must not differ by a rounding."""
+        device = "cuda" if self.size > 1 and torch.cuda.is_available() else "cpu"
+        told = torch.tensor(number if self.rank == 0 else 0, dtype=torch.int64, device=device)
+        return int(self.sum(told))
+
     def mine(self, n: int) -> range:
         """Which of n pieces of work are this process's: every ``size``-th."""
         return range(self.rank, n, self.size)

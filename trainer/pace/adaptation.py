@@ -175,7 +175,7 @@ class Adaptation:
             LARGEST_BATCH,
             self._say,
         )
-        self.lowest_block = boundary_block(similarities, s.cka_threshold)
+        self.lowest_block = self._world.first(boundary_block(similarities, s.cka_threshold))
         told = ", ".join(f"{value:.3f}" for value in similarities)
         self._say(f"CKA of the blocks after the probe: {told}; blocks from {self.lowest_block + 1} on are adapted")
         return similarities

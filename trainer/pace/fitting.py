@@ -91,7 +91,7 @@ class Fitting:
 
     def __post_init__(self) -> None:
         s = self.settings
-        self.micro_batch = s.micro_batch or s.batch_size
+        self.micro_batch = min(s.micro_batch or s.batch_size, max(1, len(self.lesson)))
         self.device = self.head.weight.device
         trained = [*(self.lora.parameters() if self.lora else []), *self.parameters]
         groups: list[dict[str, Any]] = []
@@ -151,11 +151,14 @@ class Fitting:
     def _update(self, rows: Tensor, marks: Landmarks | None, seeds: Sequence[int]) -> dict[str, float]:
         while True:
             try:
-                return self._try_update(rows, marks, seeds)
+                totals = self._accumulate(rows, marks, seeds)
             except RuntimeError as error:
                 self.micro_batch = halved(self.micro_batch, error, self.say)
+            else:
+                return self._step(totals, len(rows))
 
-    def _try_update(self, rows: Tensor, marks: Landmarks | None, seeds: Sequence[int]) -> dict[str, float]:
+    def _accumulate(self, rows: Tensor, marks: Landmarks | None, seeds: Sequence[int]) -> Tensor:
+        """Gradients of this process's share of a batch; what ``_loss`` read, summed. May be repeated."""
         self.optimizer.zero_grad(set_to_none=True)
         totals = torch.zeros(3, dtype=torch.float64, device=self.device)
         views = self._views_of(rows, seeds) if marks is not None else None
@@ -163,6 +166,10 @@ class Fitting:
             loss, reading = self._loss(rows[part], marks, None if views is None else views[part])
             torch.autograd.backward(loss / len(rows))
             totals += reading
+        return totals
+
+    def _step(self, totals: Tensor, n: int) -> dict[str, float]:
+        """Sum gradients over the processes, make one update, tell the means over the n samples of the batch."""
         for parameter in self.trained:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -173,7 +180,7 @@ class Fitting:
         if not all(map(math.isfinite, (*sums, size))):
             raise TrainingError(
                 f"the loss or its gradient is not finite in session {self.stage.session}, {self.stage.name}, epoch "
-                f"{self.epoch + 1} (loss {sums[0] / len(rows):.4g}, gradient {size:.4g}); begin again with a lower "
+                f"{self.epoch + 1} (loss {sums[0] / n:.4g}, gradient {size:.4g}); begin again with a lower "
                 f"learning rate, in a folder of its own"
             )
         before = [p.detach().clone() for p in self.lora.parameters()] if self.lora and self.projection else []
@@ -181,7 +188,7 @@ class Fitting:
         if self.lora and self.projection:
             self.projection.step(self.lora, before)
         names = ("cross_entropy", "boundary_loss", "accuracy")
-        return {name: value / len(rows) for name, value in zip(names, sums, strict=True)}
+        return {name: value / n for name, value in zip(names, sums, strict=True)}
 
     def _views_of(self, rows: Tensor, seeds: Sequence[int]) -> Tensor:
         """Masked copies of the batch, (n, v, ...), drawn for the whole batch whatever its division."""

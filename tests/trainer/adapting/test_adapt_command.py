@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -135,6 +136,27 @@ def test_a_killed_process_goes_on(ground: Path, adapted: Path, tmp_path: Path) -
     done = run(ground, tmp_path / "out", "--resume")
     assert done.exit_code == 0, done.output
     assert (tmp_path / "out" / "adapters.safetensors").read_bytes() == (adapted / "adapters.safetensors").read_bytes()
+
+
+def test_two_processes_adapt_as_one_does(ground: Path, adapted: Path, tmp_path: Path) -> None:
+    """Under torchrun: one folder, the figures of one process, adapters up to rounding."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
+    command = [sys.executable, *torchrun, "-m", "trainer.cli", *words(ground, tmp_path / "out")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=240, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("a checkpoint with 2 adapters") == 1
+    ours, theirs = (open_checkpoint(p).adapters for p in (tmp_path / "out", adapted))
+    for one, other in zip(ours, theirs, strict=True):
+        for name, delta in one.deltas().items():
+            assert torch.allclose(delta, other.deltas()[name], atol=1e-5), (one.name, name)
+    results = [json.loads((p / "result.json").read_text()) for p in (tmp_path / "out", adapted)]
+    assert results[0]["recipe"] == results[1]["recipe"]
+    assert results[0]["curve"] == results[1]["curve"]
 
 
 def test_a_run_begun_otherwise_is_refused_by_name(ground: Path, adapted: Path) -> None:
