@@ -54,10 +54,11 @@ def main() -> None:
     type=click.Choice(["none", "speed", "accuracy"]),
     default="accuracy",
     show_default=True,
-    help="What the precision costs beside float32. accuracy embeds every clip of --data with both.",
+    help="What the precision costs beside float32. accuracy embeds every clip of --data and --check with both.",
 )
 @click.option("--data", multiple=True, metavar="NAME=DIR", help="Clips: to check, calibrate and make the prior with.")
 @click.option("--background", multiple=True, metavar="NAME=DIR", help="Long recordings, for the same.")
+@click.option("--check", multiple=True, metavar="NAME=DIR", help="Clips of what will be taught: never in the prior.")
 @click.option("--no-prior", is_flag=True, help="Use the recordings for checks only.")
 @click.option("--detection", multiple=True, metavar="KEY=VALUE", help="Default of a read-out or decision setting.")
 @click.option("--model-card", type=click.Path(path_type=Path), help="Markdown to put before the measured figures.")
@@ -73,6 +74,7 @@ def bundle(
     measure: Literal["none", "speed", "accuracy"],
     data: tuple[str, ...],
     background: tuple[str, ...],
+    check: tuple[str, ...],
     no_prior: bool,
     detection: tuple[str, ...],
     model_card: Path | None,
@@ -93,6 +95,7 @@ def bundle(
         measure=measure,
         data=parse_sets(data),
         backgrounds=parse_sets(background),
+        checks=parse_sets(check),
         with_prior=not no_prior,
         model_card=_text(model_card) or "",
         detection=DetectionDefaults(**_detection(detection)),

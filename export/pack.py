@@ -39,9 +39,10 @@ class PackSettings:
     """What goes into a bundle beside the weights. data, backgrounds: recordings by set name.
 
     hop_length: samples; None is a quarter of the window. measure: what the precision's cost is measured by; accuracy
-    needs sets of ``data`` with groups. With ``data`` or ``backgrounds`` the parity, calibration and canary windows are
-    real recordings and a prior is made of them (unless ``with_prior`` is off); without, windows are synthesised and
-    there is no prior.
+    needs sets of ``data`` or ``checks`` with groups. With recordings the parity, calibration and canary windows are
+    real ones; without, they are synthesised. ``data`` and ``backgrounds`` make the prior (unless ``with_prior`` is
+    off), ``checks`` never enter it: those are the sounds that will be taught. detection: what it leaves open is taken
+    from the checkpoint, which may know the defaults of the bundle that it came from.
     """
 
     name: str = "ear"
@@ -54,6 +55,7 @@ class PackSettings:
     measure: Measure = "accuracy"
     data: Mapping[str, Path] = field(default_factory=dict)
     backgrounds: Mapping[str, Path] = field(default_factory=dict)
+    checks: Mapping[str, Path] = field(default_factory=dict)
     with_prior: bool = True
     model_card: str = ""
     detection: DetectionDefaults = field(default_factory=DetectionDefaults)
@@ -139,12 +141,13 @@ def pack(
             embedder = Embedder(write(Path(scratch) / settings.precision, graph))
             check_edges(embedder, settings.precision)
             embedders[settings.precision], sizes[settings.precision] = embedder, len(graph)
-        measured = measure(embedders, windows[n_calibration:], settings.data, settings.measure, watch=watch)
-        sets_given = bool(settings.data or settings.backgrounds)
-        prior = _prior(embedder, settings, watch) if settings.with_prior and sets_given else None
+        sets = {**settings.data, **settings.checks}
+        measured = measure(embedders, windows[n_calibration:], sets, settings.measure, watch=watch)
+        with_prior = settings.with_prior and bool(settings.data or settings.backgrounds)
+        prior = _prior(embedder, settings, watch) if with_prior else None
         canary = windows[:: max(1, len(windows) // N_CANARY)][:N_CANARY]
         embeddings = embedder.embed(canary)
-    material = "recordings" if sets_given else "synthesised sounds"
+    material = "recordings" if sets or settings.backgrounds else "synthesised sounds"
     report = PackReport(settings.precision, parity, measured, prior, model.n_weights(), sizes, material, how)
     figures = report.figures()
     head = settings.model_card.strip() or (
@@ -156,7 +159,7 @@ def pack(
         model_card=model_card(head, figures, meta, hop_ms=1e3 * hop_length / model.sample_rate),
         prior=None if prior is None else prior.statistics,
         canary=(canary, embeddings),
-        detection=settings.detection,
+        detection=_detection(settings.detection, meta),
         extra={"export": figures},
     )
     return bundle, report
@@ -183,6 +186,12 @@ def check_edges(embedder: Embedder, precision: str) -> None:
         raise BundleError(f"in {precision} silence or a full-scale sound breaks the network: {e}; use float32") from e
 
 
+def _detection(given: DetectionDefaults, meta: Mapping[str, Any]) -> DetectionDefaults:
+    """What was given, then what the checkpoint knows of the bundle it was made from."""
+    known = meta.get("detection", {})
+    return DetectionDefaults(**{k: known.get(k) if v is None else v for k, v in asdict(given).items()})
+
+
 def _prior(embedder: Embedder, settings: PackSettings, watch: Watch) -> PriorReport:
     with watch("prior", count_recordings(settings.data, settings.backgrounds)) as step:
         return prior_statistics(embedder, settings.data, settings.backgrounds, progress=lambda path: step())
@@ -191,7 +200,7 @@ def _prior(embedder: Embedder, settings: PackSettings, watch: Watch) -> PriorRep
 def _material(settings: PackSettings, model: Backbone, hop_length: int) -> NDArray[np.float32]:
     rng = np.random.default_rng(settings.seed)
     n = n_windows(CALIBRATION_S, model) + n_windows(AGREEMENT_S, model)
-    folders = [*settings.data.values(), *settings.backgrounds.values()]
+    folders = [*settings.data.values(), *settings.checks.values(), *settings.backgrounds.values()]
     lengths = {
         "sample_rate": model.sample_rate,
         "window_length": model.window_length,

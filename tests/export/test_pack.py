@@ -15,12 +15,14 @@ from click.testing import CliRunner, Result
 from edge.bundle import Bundle, open_bundle
 from edge.embedder import Embedder, check_canary
 from edge.errors import BundleError, SpaceMismatchError
+from edge.manifest import DetectionDefaults
 from export.amend import amend, read_prior
 from export.cli import main
 from export.material import parse_sets
-from export.pack import MIN_WINDOWS, check_edges, n_windows
+from export.pack import MIN_WINDOWS, PackSettings, check_edges, n_windows, pack
 from tests.export.small_student import DIM, small_student, write_checkpoint
 from tests.export.test_prior import tone, write_wav
+from tests.trainer.synthetic_sets import write_set
 from trainer.backbones.checkpoint import save_checkpoint
 
 
@@ -222,3 +224,23 @@ def test_each_refusal_is_one_sentence_and_leaves_nothing(
 def test_sets_are_named_or_take_the_folders_name(tmp_path: Path) -> None:
     (tmp_path / "rooms").mkdir()
     assert parse_sets([str(tmp_path / "rooms"), f"home={tmp_path}"]) == {"rooms": tmp_path / "rooms", "home": tmp_path}
+
+
+def test_sounds_that_will_be_taught_check_but_never_enter_the_prior(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint")
+    home, street = write_set(tmp_path / "home", n_classes=2), write_set(tmp_path / "street", n_classes=3, seed=5)
+    settings = PackSettings(checks={"home": home}, data={"street": street}, measure="none")
+    bundle, report = pack(checkpoint, tmp_path / "ear", settings)
+    prior = bundle.prior()
+    assert prior is not None and {label.split("/")[0] for label in prior.labels} == {"street"}
+    assert report.material == "recordings"
+    alone, report = pack(checkpoint, tmp_path / "bare", PackSettings(checks={"home": home}, measure="none"))
+    assert alone.prior() is None and report.material == "recordings"
+
+
+def test_defaults_of_the_adapted_bundle_go_on_unless_others_are_given(tmp_path: Path) -> None:
+    known = {"ridge": 4096.0, "threshold": 3.5}
+    save_checkpoint(tmp_path / "checkpoint", small_student(), {"detection": known})
+    settings = PackSettings(measure="none", detection=DetectionDefaults(threshold=5.0))
+    bundle, _ = pack(tmp_path / "checkpoint", tmp_path / "ear", settings)
+    assert (bundle.detection.ridge, bundle.detection.threshold, bundle.detection.k) == (4096.0, 5.0, None)

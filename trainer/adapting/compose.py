@@ -13,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from edge.bundle import open_bundle
 from edge.errors import ConfigurationError
 from trainer.adapting.files import RunFiles
 from trainer.adapting.pictures import draw_adaptation
@@ -174,6 +175,7 @@ def _write(
     }
     meta = {
         **_heard(options, run, clips),
+        **_detection(Path(options.backbone)),
         "adapt": {"method": options.method, "from": Path(options.backbone).name, "set": clips[0].set_name, **figures},
     }
     base = run.stream.adaptation.base
@@ -185,6 +187,17 @@ def _write(
     temporary.replace(options.out / "result.json")
     title = f"{options.method}: {Path(options.backbone).name} on {clips[0].set_name}"
     draw_adaptation(result, read_training(options.out / "training.csv"), title, options.out / "adaptation.png")
+
+
+def _detection(backbone: Path) -> dict[str, Any]:
+    """The read-out and decision settings of the bundle or checkpoint that was adapted, for the bundle to come."""
+    if (backbone / "manifest.json").is_file():
+        known = {k: v for k, v in asdict(open_bundle(backbone).detection).items() if v is not None}
+    elif (backbone / "checkpoint.json").is_file():
+        known = json.loads((backbone / "checkpoint.json").read_text(encoding="utf-8")).get("detection", {})
+    else:
+        known = {}
+    return {"detection": known} if known else {}
 
 
 def _heard(options: AdaptOptions, run: AdaptRun, clips: list[Clip]) -> dict[str, Any]:
