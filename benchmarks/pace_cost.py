@@ -23,7 +23,8 @@ from trainer.backbones.checkpoint import add_deltas  # noqa: E402
 from trainer.backbones.eat import EatSettings  # noqa: E402
 from trainer.pace.adaptation import block_similarities  # noqa: E402
 from trainer.pace.boundary import BoundarySet, boundary_set  # noqa: E402
-from trainer.pace.fitting import Fitting, Lesson, Stage, embed_features, torch_generator, warmed_head  # noqa: E402
+from trainer.pace.embedding import embed_features  # noqa: E402
+from trainer.pace.fitting import Fitting, Lesson, Stage, torch_generator, warmed_head  # noqa: E402
 from trainer.pace.lora import with_lora  # noqa: E402
 from trainer.pace.settings import PaceSettings  # noqa: E402
 

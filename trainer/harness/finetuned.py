@@ -17,7 +17,8 @@ from trainer.backbones.backbone import Backbone
 from trainer.backbones.checkpoint import add_deltas
 from trainer.harness.method import MethodContext
 from trainer.harness.settings import keys_of, settings_from
-from trainer.pace.fitting import Fitting, Lesson, Stage, embed_features, torch_generator
+from trainer.pace.embedding import embed_features
+from trainer.pace.fitting import Fitting, Lesson, Stage, torch_generator
 from trainer.pace.lora import with_lora
 from trainer.pace.settings import PaceSettings
 from trainer.protocols import Session

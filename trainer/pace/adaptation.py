@@ -14,7 +14,8 @@ from trainer.backbones.backbone import Backbone, block_outputs
 from trainer.backbones.checkpoint import Adapter, add_deltas
 from trainer.pace.boundary import BoundarySet, boundary_set
 from trainer.pace.cka import boundary_block, linear_cka
-from trainer.pace.fitting import LARGEST_BATCH, Fitting, Lesson, Stage, torch_generator, warmed_head
+from trainer.pace.embedding import LARGEST_BATCH
+from trainer.pace.fitting import Fitting, Lesson, Stage, torch_generator, warmed_head
 from trainer.pace.lora import LiveLora, with_lora
 from trainer.pace.memory import Say, in_smaller_batches
 from trainer.pace.settings import PaceSettings

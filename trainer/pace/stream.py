@@ -18,7 +18,8 @@ from torch import Tensor
 from trainer.analytic import AnalyticClassifier, AnalyticSettings
 from trainer.backbones.backbone import Backbone
 from trainer.pace.adaptation import Adaptation, AfterEpoch, SessionReport
-from trainer.pace.fitting import Fitting, Lesson, embed_features
+from trainer.pace.embedding import embed_features
+from trainer.pace.fitting import Fitting, Lesson
 from trainer.pace.memory import Say
 from trainer.pace.settings import PaceSettings
 from trainer.parallel import World

@@ -20,7 +20,7 @@ from trainer.harness.method import Method, MethodContext
 from trainer.harness.methods import known_methods
 from trainer.harness.run import Run, run_course
 from trainer.harness.trained import VARIANTS, Streamed, trained_methods, trained_settings
-from trainer.pace.fitting import embed_features
+from trainer.pace.embedding import embed_features
 from trainer.protocols import Course, Session
 
 N_CLASSES = 6

@@ -13,7 +13,8 @@ from tests.trainer.pace.small_lessons import lesson, quick, student, ticking
 from trainer.analytic import AnalyticClassifier, AnalyticSettings
 from trainer.pace.adaptation import Adaptation
 from trainer.pace.boundary import boundary_set
-from trainer.pace.fitting import Fitting, Stage, embed_features, torch_generator, warmed_head
+from trainer.pace.embedding import embed_features
+from trainer.pace.fitting import Fitting, Stage, torch_generator, warmed_head
 from trainer.pace.lora import with_lora
 from trainer.parallel import World, joined_world
 

@@ -33,7 +33,8 @@ from trainer.backbones.student import Student
 from trainer.errors import TrainingError
 from trainer.pace.adaptation import Adaptation
 from trainer.pace.boundary import BoundarySet, axes_of, boundary_set, landmarks, masks_for
-from trainer.pace.fitting import Fitting, Lesson, Stage, embed_features, torch_generator, warmed_head
+from trainer.pace.embedding import embed_features
+from trainer.pace.fitting import Fitting, Lesson, Stage, torch_generator, warmed_head
 from trainer.pace.lora import with_lora
 from trainer.pace.masking import masked
 from trainer.pace.settings import PaceSettings

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edge.errors import MisuseError, SpaceMismatchError
 from tests.trainer.pace.small_lessons import QUICK, bits, quick, sounds, student, ticking, unchanged
 from trainer.analytic import AnalyticClassifier, AnalyticSettings
-from trainer.pace.fitting import embed_features
+from trainer.pace.embedding import embed_features
 from trainer.pace.stream import ClassStream
 
 N_CLASSES, N_EACH = 6, 12
