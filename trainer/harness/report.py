@@ -35,6 +35,10 @@ def summarise(runs: Sequence[Run]) -> dict[str, Any]:
         values = [m[name] for m in each if m[name] is not None and not math.isnan(m[name])]
         found[name] = float(np.mean(values)) if values else None
         found[f"{name}_deviation"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    for name in ("accuracy_recomputed", "gap"):
+        told = [run.figures[name] for run in runs if run.figures.get(name) is not None]
+        found[name] = float(np.mean(told)) if told else None
+        found[f"{name}_deviation"] = float(np.std(told, ddof=1)) if len(told) > 1 else None
     found["seconds_learning"] = float(np.mean([sum(run.seconds) for run in runs]))
     found["seconds_asking"] = float(np.mean([run.seconds_asking for run in runs]))
     memory = [run.figures["memory_bytes"] for run in runs if "memory_bytes" in run.figures]
@@ -106,16 +110,24 @@ def write_result(out: Path, result: Mapping[str, Any]) -> None:
 
 
 def words_of(table: Table, budgets: Sequence[BudgetLine] = ()) -> str:
-    """One table for the terminal; accuracies in per cent, deviations over orders behind the sign."""
-    titles = ("", "last", "average", "forgetting", "new classes", "backward", "learning", "asking", "keeps")
-    lines: list[tuple[str, ...]] = [titles]
-    for name, runs in table.runs.items():
-        found = summarise(runs)
-        cells = [_percent(found[m], found[f"{m}_deviation"]) for m in MEASURES]
+    """One table for the terminal; accuracies in per cent, deviations over orders behind the sign.
+
+    Pairs are printed against the first row and the row above; all of them are in ``paired.csv``.
+    """
+    rows = {name: summarise(runs) for name, runs in table.runs.items()}
+    adapts = any(found["accuracy_recomputed"] is not None for found in rows.values())
+    measured = (*MEASURES, "accuracy_recomputed") if adapts else MEASURES
+    recomputed = ("recomputed",) if adapts else ()
+    titles = ("", "last", "average", "forgetting", "new classes", "backward", *recomputed)
+    lines: list[tuple[str, ...]] = [(*titles, "learning", "asking", "keeps")]
+    for name, found in rows.items():
+        cells = [_percent(found[m], found[f"{m}_deviation"]) for m in measured]
         memory = "-" if found["memory_bytes"] is None else f"{found['memory_bytes'] / 1e6:.2f} MB"
         lines.append((name, *cells, *_seconds(found), memory))
     blocks = [f"split by {table.split}: {table.words}", *table.warnings, "", _aligned(lines)]
-    pairs = [pair for pair in comparisons(table) if "@" not in pair.method + pair.reference]
+    shown = [name for name in rows if "@" not in name]
+    wanted = {(b, a) for i, b in enumerate(shown[1:], start=1) for a in (shown[0], shown[i - 1])}
+    pairs = [pair for pair in comparisons(table) if (pair.method, pair.reference) in wanted]
     if pairs:
         told: list[tuple[str, ...]] = [("last accuracy", "difference", "over orders", "over test clips", "")]
         told += [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -82,6 +83,21 @@ def test_words_say_protocol_warnings_figures_and_verdict() -> None:
         "AUC-A",
     ):
         assert said in words
+
+
+def test_recomputed_accuracy_has_a_column_where_a_backbone_changed_and_pairs_stay_few() -> None:
+    plain, adapted = table(5), table(5)
+    changed = tuple(
+        dataclasses.replace(run, figures={**run.figures, "accuracy_recomputed": 0.75, "gap": 0.1})
+        for run in adapted.runs["m1"]
+    )
+    adapted.runs["m1"] = changed
+    assert "recomputed" not in words_of(plain)
+    words = words_of(adapted)
+    assert "recomputed" in words and "75.0 ± 0.0" in words
+    assert summarise(changed)["gap"] == pytest.approx(0.1)
+    pairs = [line.split("  ")[0] for line in words.splitlines() if " against " in line]
+    assert pairs == [f"m{b} against m{a}" for b, a in ((1, 0), (2, 0), (3, 0), (4, 0), (2, 1), (3, 2), (4, 3))]
 
 
 @pytest.mark.parametrize("n_methods", [1, 5])
