@@ -53,7 +53,7 @@ class PaceSettings:
     project_initial: bool = True
     project_up: bool = False
     covariance_windows: int = 256
-    boundary_weight: float = 1.0
+    boundary_weight: float = 0.1
     views: int = 20
     misread_share: float = 0.3
     margin: float = 0.25

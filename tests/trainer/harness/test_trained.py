@@ -99,11 +99,8 @@ def test_variants_are_pace_less_what_their_name_says() -> None:
         return method.stream.adaptation.settings
 
     assert pace("naive-fsa").first_session == "naive" and pace("fsa").first_session == "improved"
-    assert (pace("fsa").boundary_weight, pace("fsa-boundary").boundary_weight, pace("pace").boundary_weight) == (
-        0,
-        1,
-        1,
-    )
+    weights = [pace(name).boundary_weight for name in ("fsa", "fsa-boundary", "pace")]
+    assert weights == [0.0, 0.1, 0.1]
     assert [pace(n).adapted_sessions for n in ("fsa", "fsa-boundary", "pace")] == [1, 1, None]
     assert pace("pace-no-projection").projection == "none" and pace("pace").projection == "leading"
     assert not pace("pace-no-subtraction").subtraction and pace("pace").subtraction
