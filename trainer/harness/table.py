@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import ConfigurationError
+from trainer.analytic import AnalyticSettings
 from trainer.backbones.backbone import Backbone
 from trainer.harness.embeddings import embeddings, weights_sha256
 from trainer.harness.guard import Hearing, heard_test_groups, refuse_heard, warnings_of
 from trainer.harness.material import Material, gather
 from trainer.harness.method import MethodContext, MethodKind
 from trainer.harness.run import Run, run_or_read
+from trainer.pace.settings import PaceSettings
 from trainer.protocols import FIRST_ORDER_SEED, SPLIT_SEED, Course, Split, describe_sizes, make_course
 from trainer.sets.catalogue import PublicSet, SetClips
 
@@ -154,8 +158,13 @@ def prepare(
 
 
 def recipe_of(subject: Subject, settings: TableSettings) -> dict[str, Any]:
-    """What decides a run beside its course, its method's settings and its seed."""
+    """What decides a run beside its course, its method's settings and its seed.
+
+    defaults: names what the settings are that nobody gave; a version with others does not take up old runs.
+    """
+    unsaid = {"pace": asdict(PaceSettings()), "analytic": asdict(AnalyticSettings())}
     return {
+        "defaults": hashlib.sha256(json.dumps(unsaid, sort_keys=True).encode()).hexdigest()[:12],
         "backbone": subject.backbone_sha256,
         "material": subject.material.key,
         "hop_length": subject.hop_length,

@@ -16,6 +16,7 @@ from tests.trainer.synthetic_sets import write_set
 from trainer.harness.method import MethodContext, MethodKind
 from trainer.harness.methods import known_methods
 from trainer.harness.table import TableSettings, Variant, courses_of, fill_table, prepare
+from trainer.pace.settings import PaceSettings
 from trainer.protocols import Session
 from trainer.sets.catalogue import SETS, SetClips, read_set
 
@@ -79,3 +80,15 @@ def test_orders_of_written_seeds_on_one_division(found: SetClips) -> None:
     assert len({c.test for c in courses}) == 1
     with pytest.raises(ConfigurationError, match="has no sessions of its own"):
         courses_of(SETS["folder"], found, "clip", TableSettings())
+
+
+def test_runs_of_a_version_with_other_defaults_are_not_taken_up(
+    found: SetClips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = prepare(SETS["folder"], found, PlainBackbone(), {}, SETTINGS, tmp_path / "cache", progress=False)
+    rows = [Variant("idle", MethodKind("idle", Idle), {})]
+    fill_table(subject, "group", rows, SETTINGS, tmp_path)
+    fill_table(subject, "group", rows, SETTINGS, tmp_path)
+    monkeypatch.setattr("trainer.harness.table.PaceSettings", lambda: PaceSettings(margin=0.5))
+    with pytest.raises(ConfigurationError, match="defaults was"):
+        fill_table(subject, "group", rows, SETTINGS, tmp_path)
