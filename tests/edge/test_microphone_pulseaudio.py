@@ -101,10 +101,16 @@ def test_what_is_played_is_heard(virtual: VirtualMicrophone) -> None:
     played = noise(2.0)
     with Listening(MicrophoneSource(RATE, device="VMIC")) as listening:
         assert listening.source.health().detail.startswith("vmic [ALSA] at ")
-        virtual.play(played)
-        time.sleep(3.0)
-        heard = np.concatenate([block.samples for block in list(listening.blocks)])
-        assert best_correlation(heard, played[800:-800]) > 0.99
+        correlation = 0.0
+        for _ in range(3):  # on a busy machine the player may stutter, which is none of the source's doing
+            before = len(listening.blocks)
+            virtual.play(played)
+            time.sleep(3.0)
+            heard = np.concatenate([block.samples for block in list(listening.blocks)[before:]])
+            correlation = best_correlation(heard, played[800:-800])
+            if correlation > 0.99:
+                break
+        assert correlation > 0.99
         assert listening.source.health().n_lost == 0
         listening.assert_tiled_without_a_window_over_a_gap()
 
