@@ -218,7 +218,7 @@ class Adaptation:
         with unlearned(self.current, self.adapters if s.subtraction else []) as model:
             covariances = in_smaller_batches(
                 lambda size: uncentred_covariances(model, names, lesson.features[rows], batch_size=size),
-                LARGEST_BATCH // 2,
+                LARGEST_BATCH,
                 self._say,
             )
         bases = {name: leading_subspace(c, s.kept_share).float() for name, c in covariances.items()}

@@ -106,9 +106,9 @@ def test_what_session_two_adds_lies_in_its_subspace_or_out_of_it(projection: Any
         inside = d @ bases[name] @ bases[name].T
         outside = d - inside
         if projection == "leading":
-            assert relative(outside, d) < 1e-4
+            assert relative(outside, d) < 1e-5
         elif projection == "complement":
-            assert relative(inside, d) < 1e-4
+            assert relative(inside, d) < 1e-5
         else:
             assert relative(outside, d) > 0.05 and relative(inside, d) > 0.05
     ranks = adaptation.reports[1].subspace
@@ -153,7 +153,7 @@ def test_b_is_projected_too_when_asked() -> None:
         up = second.up[name].flatten(1)
         inside = torch.cat([basis @ basis.T @ part for part in up.split(6)])
         found[asked] = relative(up - inside, up)
-    assert found[True] < 1e-4 and found[False] > 0.05, found
+    assert found[True] < 1e-5 and found[False] > 0.05, found
 
 
 def drift(adaptation: Adaptation, features: Tensor, after_first: Tensor) -> float:
