@@ -77,3 +77,11 @@ class MemoryFileError(SoundkeepError):
 
 class ApiError(SoundkeepError):
     """The running listener refused a request or cannot be reached."""
+
+
+class SyncError(SoundkeepError):
+    """The server cannot be reached or refused, or something that came from the other end is malformed."""
+
+
+class TrustError(SyncError):
+    """Something that claims to come from the server is not signed by whom it must be, is too old, or was altered."""

@@ -98,7 +98,7 @@ def decode_memory(data: bytes, *, expected: EmbeddingSpace | None = None) -> tup
         )
     try:
         reader = _Reader(memoryview(data)[:-_SHA256_BYTES], _HEAD.size)
-        space = _parse_space(bytes(reader.take(n_described)))
+        space = parse_space(bytes(reader.take(n_described)))
         if expected is not None and space != expected:
             raise SpaceMismatchError(
                 f"the memory belongs to embedding space {space.sha256[:12]}, wanted {expected.sha256[:12]}; "
@@ -132,7 +132,8 @@ class _Reader:
             raise ValueError(f"{len(self._data) - self._position} bytes follow the last record")
 
 
-def _parse_space(described: bytes) -> EmbeddingSpace:
+def parse_space(described: bytes) -> EmbeddingSpace:
+    """Read the canonical JSON of an embedding space. Raises ValueError, TypeError, KeyError."""
     if len(described) > MAX_SPACE_BYTES:
         raise ValueError(
             f"the description of the space has {len(described)} bytes, at most {MAX_SPACE_BYTES} are allowed"
