@@ -1,6 +1,7 @@
 # Two commands do all the set-up on a fresh machine:
 #   make demo    installs the device software into .venv and shows what it does (no microphone, no network at run time)
 #   make test    installs everything into .venv-dev, then lint, types and the whole test suite
+#   make faults  the tests that inject faults, with the full number of repetitions (about half an hour)
 
 PYTHON ?= python3
 EDGE   := .venv
@@ -8,7 +9,7 @@ DEV    := .venv-dev
 BENCH  := exactness burst_cost noise teach_latency live_cost stream_soak recursion backbone_latency
 BENCH_DATA := readouts open_set false_alarms class_incremental
 
-.PHONY: demo run test lint bench wheel clean
+.PHONY: demo run test lint faults bench wheel clean
 
 demo: $(EDGE)/.installed
 	$(EDGE)/bin/soundkeep demo
@@ -22,6 +23,9 @@ test: lint
 lint: $(DEV)/.installed
 	$(DEV)/bin/ruff check .
 	$(DEV)/bin/mypy
+
+faults: $(DEV)/.installed
+	SOUNDKEEP_FAULTS=full $(DEV)/bin/python -m pytest -q -m faults --timeout 3600
 
 bench: $(DEV)/.installed
 	@for name in $(BENCH); do echo "== $$name"; $(DEV)/bin/python -m benchmarks.$$name || exit 1; done
