@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import BundleError
+from edge.linear_map import LINEAR_MAP, ParentMap, parent_map
 from edge.manifest import MAX_FILE_BYTES, MAX_MANIFEST_BYTES, DetectionDefaults, FileEntry, Manifest, parse_manifest
 from edge.npy import read_float32, write_float32
 from edge.onnx_guard import check_onnx
@@ -89,7 +90,7 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Verify the folder ``path`` whole: every listed file present, of its size and hash, nothing else beside them.
 
     Raises BundleError in one sentence for a missing, altered, extra, oversized or linked file, a name that leaves the
-    folder, a backbone that keeps weights elsewhere, and a prior or canary that does not fit the embedding.
+    folder, a backbone that keeps weights elsewhere, and a prior, canary or map that does not fit the embedding.
     """
     folder = Path(path)
     manifest = parse_manifest(_read_regular(folder, MANIFEST, MAX_MANIFEST_BYTES))
@@ -107,6 +108,7 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
             check_onnx(data)
     bundle.canary()
     bundle.prior()
+    parent_map(bundle)
     return bundle
 
 
@@ -127,6 +129,7 @@ def write_bundle(
     model_card: str,
     prior: SufficientStatistics | None = None,
     canary: Canary | None = None,
+    parent: ParentMap | None = None,
     detection: DetectionDefaults | None = None,
     documents: Mapping[str, bytes] | None = None,
     extra: Mapping[str, Any] | None = None,
@@ -135,6 +138,7 @@ def write_bundle(
 
     The files are written to a folder beside it, manifest last, flushed, verified as any reader would, then renamed: at
     no moment does ``out_dir`` hold half a bundle. ``documents``: further files by name, such as licence texts.
+    ``parent``: how what was learnt with the bundle before is taken over.
     """
     out = Path(out_dir)
     if out.exists():
@@ -148,6 +152,8 @@ def write_bundle(
     if canary is not None:
         contents["canary_waveforms.npy"] = ("canary_waveforms", write_float32(canary[0]))
         contents["canary_embeddings.npy"] = ("canary_embeddings", write_float32(canary[1]))
+    if parent is not None:
+        contents[LINEAR_MAP] = ("linear_map", parent.map.to_bytes())
     for document, data in (documents or {}).items():
         contents[document] = ("document", data)
     manifest = Manifest(
@@ -163,7 +169,7 @@ def write_bundle(
         grid=grid,
         files={f: FileEntry(role, len(data), hashlib.sha256(data).hexdigest()) for f, (role, data) in contents.items()},
         detection=detection or DetectionDefaults(),
-        extra=extra or {},
+        extra={**(extra or {}), **({} if parent is None else {"parent": parent.described()})},
     )
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:

@@ -84,4 +84,11 @@ class SyncError(SoundkeepError):
 
 
 class TrustError(SyncError):
-    """Something that claims to come from the server is not signed by whom it must be, is too old, or was altered."""
+    """Something that claims to come from the server is not signed by whom it must be, is too old, or was altered.
+
+    kind: ``rollback``, ``freeze``, ``mix-and-match``, ``wrong-key``, ``wrong-hash``, ``malformed`` or ``endless``.
+    """
+
+    def __init__(self, sentence: str, kind: str = "malformed") -> None:
+        super().__init__(sentence)
+        self.kind = kind

@@ -9,6 +9,7 @@ from typing import Any
 
 from edge.bundle import Bundle, open_bundle, write_bundle
 from edge.errors import BundleError
+from edge.linear_map import parent_map
 from edge.manifest import DetectionDefaults
 from edge.space import FeatureSpace
 from edge.statistics import SufficientStatistics
@@ -53,6 +54,7 @@ def amend(
         model_card=old_card if model_card is None else model_card,
         prior=prior if prior is not None else bundle.prior(),
         canary=bundle.canary(),
+        parent=parent_map(bundle),
         detection=DetectionDefaults(**settings),
         documents={n: bundle.read(n) for n, e in manifest.files.items() if e.role == "document"},
         extra=manifest.extra,

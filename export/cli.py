@@ -180,6 +180,37 @@ def amend(
 
 
 @main.command()
+@click.argument("bundle_path", metavar="BUNDLE", type=FOLDER)
+@click.option("--parent", "parent_path", type=FOLDER, required=True, help="The bundle that devices learnt with so far.")
+@click.option("--data", multiple=True, required=True, metavar="NAME=DIR", help="Recordings that both ears hear.")
+@click.option("--out", type=FOLDER, required=True, help="Folder of the new bundle; must not exist yet.")
+@click.option("--prior-from-parent", is_flag=True, help="Move the parent's prior through the map if BUNDLE has none.")
+def link(bundle_path: Path, parent_path: Path, data: tuple[str, ...], out: Path, prior_from_parent: bool) -> None:
+    """Copy BUNDLE with the linear map from the space of its parent: devices keep what they learnt with the parent."""
+    from edge.audio import audio_files_of
+    from edge.bundle import open_bundle
+    from export.link import figures
+    from export.link import link as linked
+    from export.material import parse_sets
+
+    sets = parse_sets(data)
+    with _watch("link", sum(len(audio_files_of(folder)) for folder in sets.values())) as step:
+        made, fit = linked(
+            open_bundle(bundle_path),
+            open_bundle(parent_path),
+            sets,
+            out,
+            prior_from_parent=prior_from_parent,
+            progress=lambda path: step(),
+        )
+    _say(
+        f"{out}: mapped from its parent with mean cosine {fit.held_out_cosine:.4f} on groups that the fit had not "
+        f"seen ({fit.n_windows} windows)"
+    )
+    _answer({"path": str(out), "sha256": made.sha256, "space": made.space.sha256, **figures(fit)})
+
+
+@main.command()
 @click.argument("bundles", metavar="BUNDLE...", type=FOLDER, nargs=-1, required=True)
 @click.option("--data", multiple=True, required=True, metavar="NAME=DIR", help="Sets of <class>/<clip>.")
 @click.option("--threads", type=int, default=1, show_default=True)
