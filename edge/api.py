@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -204,7 +205,7 @@ class _Handlers:
         if fields.has("examples"):
             values = fields.objects("examples")
             fields.done()
-            examples = [example_from_json(value, self._live.space) for value in values]
+            examples = self._examples(values)
             return await self._answer(lambda: from_examples(examples))
         ahead = fields.has("record")
         seconds = fields.seconds("record" if ahead else "seconds", max_seconds=self._live.recent_seconds)
@@ -215,6 +216,11 @@ class _Handlers:
         start = self._live.heard_until
         await self._live.wait_until_heard(start + n_samples)
         return await self._answer(lambda: from_span(start, start + n_samples))
+
+    def _examples(self, values: Sequence[Mapping[str, Any]]) -> list[Example]:
+        ear = self._live.ear
+        twin = ear.twin
+        return [example_from_json(value, ear.space, None if twin is None else twin.space) for value in values]
 
     async def export_memory(self, request: Request) -> Response:
         data = await self._on_loop(self._live.export_memory)
@@ -262,10 +268,11 @@ class _Handlers:
             path = Path(folder, "upload")
             path.write_bytes(data)
             try:
-                example = example_of_file(path, self._live.embedder, background=background)
+                ear = self._live.ear
+                example = example_of_file(path, ear.worn.embedder, background=background, twin=ear.twin)
             except AudioError as error:
                 raise type(error)(str(error).replace(str(path), "the uploaded audio")) from error
-        return Example(example.space, example.embeddings, example.levels, {**example.provenance, "file": "upload"})
+        return replace(example, provenance={**example.provenance, "file": "upload"}, samples=None)
 
     async def _answer(self, work: Callable[[], Any]) -> Response:
         return JSONResponse(await self._on_loop(work))

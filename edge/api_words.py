@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from edge.errors import MisuseError, SpaceMismatchError
 from edge.hearing import Example, Levels
+from edge.records import Twin
 from edge.space import EmbeddingSpace
 
 _FIELDS = {"space", "embeddings", "power", "peak", "clipped", "provenance"}
-_OPTIONAL = {"samples"}
+_OPTIONAL = {"samples", "twin"}
 
 
 def example_to_json(example: Example) -> dict[str, Any]:
@@ -32,11 +33,19 @@ def example_to_json(example: Example) -> dict[str, Any]:
     if example.samples is not None:
         pcm = np.clip(np.rint(example.samples * 32768.0), -32768, 32767).astype("<i2")
         value["samples"] = base64.b64encode(pcm.tobytes()).decode("ascii")
+    if example.twin is not None:
+        embeddings = base64.b64encode(example.twin.embeddings.astype("<i2").tobytes()).decode("ascii")
+        value["twin"] = {"space": example.twin.space.sha256, "embeddings": embeddings}
     return value
 
 
-def example_from_json(value: Mapping[str, Any], space: EmbeddingSpace) -> Example:
-    """Check and rebuild. Raises MisuseError when malformed, SpaceMismatchError when it was embedded by another ear."""
+def example_from_json(
+    value: Mapping[str, Any], space: EmbeddingSpace, twin_space: EmbeddingSpace | None = None
+) -> Example:
+    """Check and rebuild. Raises MisuseError when malformed, SpaceMismatchError when it was embedded by another ear.
+
+    twin_space: the space in which a twin is wanted; None: a twin that comes along is passed over.
+    """
     if set(value) - _OPTIONAL != _FIELDS:
         odd = sorted((set(value) - _OPTIONAL) ^ _FIELDS)
         raise MisuseError(f"an example has missing or unknown fields {odd[:5]}; wanted {sorted(_FIELDS)}")
@@ -45,8 +54,18 @@ def example_from_json(value: Mapping[str, Any], space: EmbeddingSpace) -> Exampl
             f"the example lives in the embedding space {str(value['space'])[:12]} but the listener hears in "
             f"{space.sha256[:12]}; use the same --bundle on both sides"
         )
+    embeddings = _embeddings(value["embeddings"], space)
+    n_windows = len(embeddings)
+    if not isinstance(value["provenance"], dict):
+        raise MisuseError("the provenance of an example is not a JSON object; send one, empty if need be")
+    levels = Levels(*(_column(value[name], n_windows, name) for name in ("power", "peak", "clipped")))
+    twin = None if twin_space is None else _twin(value.get("twin"), twin_space)
+    return Example(space, embeddings, levels, value["provenance"], _samples(value.get("samples")), twin)
+
+
+def _embeddings(encoded: Any, space: EmbeddingSpace) -> NDArray[np.int16]:
     try:
-        data = base64.b64decode(value["embeddings"], validate=True)
+        data = base64.b64decode(encoded, validate=True)
     except (TypeError, ValueError, binascii.Error) as error:
         raise MisuseError(
             "the embeddings of an example are not base64; send little-endian int16, row after row"
@@ -56,11 +75,16 @@ def example_from_json(value: Mapping[str, Any], space: EmbeddingSpace) -> Exampl
         raise MisuseError(
             f"an example has {len(data)} bytes of embeddings; wanted a multiple of {2 * space.dim}, above 0"
         )
-    embeddings = np.frombuffer(data, dtype="<i2").astype(np.int16).reshape(n_windows, space.dim)
-    if not isinstance(value["provenance"], dict):
-        raise MisuseError("the provenance of an example is not a JSON object; send one, empty if need be")
-    levels = Levels(*(_column(value[name], n_windows, name) for name in ("power", "peak", "clipped")))
-    return Example(space, embeddings, levels, value["provenance"], _samples(value.get("samples")))
+    return np.frombuffer(data, dtype="<i2").astype(np.int16).reshape(n_windows, space.dim)
+
+
+def _twin(value: Any, space: EmbeddingSpace) -> Twin:
+    if not isinstance(value, dict) or set(value) != {"space", "embeddings"} or value["space"] != space.sha256:
+        raise SpaceMismatchError(
+            f"a new ear is on trial, and the example does not bring its embeddings in the space {space.sha256[:12]} of "
+            "the ear before; send it again, or send the audio itself"
+        )
+    return Twin(space, _embeddings(value["embeddings"], space))
 
 
 def _samples(encoded: Any) -> NDArray[np.float32] | None:

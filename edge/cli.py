@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "memory": ("memory", "Export, import and verify what was learnt."),
     "embed": ("recognition", "Write the embeddings of files' windows."),
     "backbone": ("backbone", "List, show, choose and import backbones."),
+    "sync": ("sync", "Exchange what was learnt with your own server."),
     "doctor": ("device", "Check this device and say what to do."),
     "benchmark": ("device", "Measure this device, quickly."),
     "demo": ("device", "Hear, learn, forget and merge, on a scene made here."),

@@ -21,7 +21,7 @@ from edge.errors import MisuseError, StateError
 FOLDER = "clips"
 MAX_CLIP_BYTES = 1 << 28
 
-_NAME = re.compile(r"([0-9]{12})-([0-9a-f]{64})\.wav\Z")
+CLIP_NAME = re.compile(r"([0-9]{12})-([0-9a-f]{64})\.wav\Z")
 _CONTENT = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -94,7 +94,7 @@ class ClipStore:
     def _listed(self) -> list[tuple[int, str, Path]]:
         if not self._folder.is_dir():
             return []
-        matches = ((_NAME.match(path.name), path) for path in self._folder.iterdir())
+        matches = ((CLIP_NAME.match(path.name), path) for path in self._folder.iterdir())
         return sorted((int(match[1]), match[2], path) for match, path in matches if match is not None)
 
 

@@ -107,6 +107,16 @@ class DecisionOverrides:
 
 
 @dataclass(frozen=True)
+class SyncSettings:
+    """A new ear. trial_seconds: how much sound it must hear without a fault before it stays."""
+
+    trial_seconds: float = 120.0
+
+    def __post_init__(self) -> None:
+        _in_range("sync.trial_seconds", self.trial_seconds, 1.0, 86_400.0)
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything an owner can set, one field per table of ``soundkeep.toml``."""
 
@@ -114,6 +124,7 @@ class Settings:
     api: ApiSettings = field(default_factory=ApiSettings)
     learn: LearnSettings = field(default_factory=LearnSettings)
     decision: DecisionOverrides = field(default_factory=DecisionOverrides)
+    sync: SyncSettings = field(default_factory=SyncSettings)
 
 
 def state_directory(option: str | None, environ: Mapping[str, str] = os.environ) -> Path:

@@ -131,6 +131,10 @@ class Decider:
         self._leaders: deque[float] = deque(maxlen=max(1, settings.rival_windows))
         self._n_events = 0
 
+    def use(self, settings: DecisionSettings) -> None:
+        """Decide by other settings from the next window on; events that are open go on."""
+        self.settings = settings
+
     @property
     def active(self) -> tuple[str, ...]:
         """Labels of the events that are open now, sorted; empty when there is nothing but background."""

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from edge.backbones import remember_backbone
 from edge.clips import ClipStore
+from edge.errors import StateError
 from edge.hearing import Example
 from edge.journal_fold import Entry
 from edge.learner import Learner, Learnt
@@ -48,37 +49,52 @@ class Desk(Protocol):
 class LocalDesk:
     """The desk over a learner of this process. clips: keeps the audio of examples that bring it along."""
 
-    def __init__(self, learner: Learner, *, clips: ClipStore | None = None) -> None:
-        self._learner = learner
+    def __init__(self, learner: Learner, *, clips: ClipStore | None = None, on_trial: bool = False) -> None:
+        """on_trial: a new ear is on trial, so that what has no sound to hear again cannot be taken in."""
+        self._own = learner
         self._clips = clips
+        self._on_trial = on_trial
+
+    @property
+    def learner(self) -> Learner:
+        return self._own
+
+    @property
+    def on_trial(self) -> bool:
+        return self._on_trial
 
     def teach(self, label: str, examples: Sequence[Example]) -> Answer:
-        return self._learnt(self._learner.teach(label, examples), examples)
+        return self._learnt(self.learner.teach(label, examples), examples)
 
     def ignore(self, examples: Sequence[Example]) -> Answer:
-        return self._learnt(self._learner.ignore(examples), examples)
+        return self._learnt(self.learner.ignore(examples), examples)
 
     def forget(self, label: str, *, purge: bool = False) -> Answer:
-        return {**_entry(self._learner.forget(label, purge=purge)), "purged": purge}
+        return {**_entry(self.learner.forget(label, purge=purge)), "purged": purge}
 
     def forget_record(self, record_id: str, *, purge: bool = False) -> Answer:
-        return {**_entry(self._learner.forget_record(record_id, purge=purge)), "purged": purge}
+        return {**_entry(self.learner.forget_record(record_id, purge=purge)), "purged": purge}
 
     def rename(self, old: str, new: str) -> Answer:
-        return _entry(self._learner.rename(old, new))
+        return _entry(self.learner.rename(old, new))
 
     def merge_classes(self, label: str, into: str) -> Answer:
-        return _entry(self._learner.merge_classes(label, into))
+        return _entry(self.learner.merge_classes(label, into))
 
     def enable(self, label: str, enabled: bool) -> Answer:
-        return {"label": self._learner.enable(label, enabled), "enabled": enabled}
+        return {"label": self.learner.enable(label, enabled), "enabled": enabled}
 
     def undo(self) -> Answer:
-        return _entry(self._learner.undo())
+        return _entry(self.learner.undo())
 
     def import_memory(self, data: bytes) -> Answer:
-        _, records = decode_memory(data, expected=self._learner.space.embedding)
-        imported = self._learner.import_records(records, provenance={"source": "import"})
+        if self.on_trial:
+            raise StateError(
+                "a new ear is on trial, and a memory file holds no sound that both ears could hear; import it when the "
+                "trial has ended, see 'soundkeep sync status'"
+            )
+        _, records = decode_memory(data, expected=self.learner.space.embedding)
+        imported = self.learner.import_records(records, provenance={"source": "import"})
         return {
             "n_records": len(records),
             "n_new": len(imported.new_ids),
@@ -87,13 +103,14 @@ class LocalDesk:
         }
 
     def use_backbone(self, path: str) -> Answer:
-        return remember_backbone(self._learner.journal.state_dir, Path(path))
+        return remember_backbone(self.learner.journal.state_dir, Path(path))
 
     def _learnt(self, learnt: Learnt, examples: Sequence[Example]) -> Answer:
         for record, example in zip(learnt.records, examples, strict=True):
             if self._clips is not None and example.samples is not None:
-                self._clips.keep(record.content_sha256, example.samples, example.space.sample_rate)
-        return _learnt(learnt, examples, self._learner)
+                content = self.learner.journal.clip_content(record.id)
+                self._clips.keep(content, example.samples, example.space.sample_rate)
+        return _learnt(learnt, examples, self.learner)
 
 
 def history_answer(learner: Learner) -> list[Answer]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edge.audio_files import read_audio
 from edge.errors import SilenceError
+from edge.records import Twin
 from edge.space import EmbeddingSpace
 from edge.windows import DIGITAL_SILENCE, SOUND_SHARE, windows_of
 
@@ -66,6 +67,7 @@ class Heard:
     """A stretch of sound after the embedder: its n windows in order.
 
     starts: (n,) int64, samples. embeddings: (n, d) int16. samples: (m,) float32, only when the owner keeps clips.
+    audio: the same sound in memory, to hear it again with another ear; it goes no further.
     """
 
     space: EmbeddingSpace
@@ -73,6 +75,7 @@ class Heard:
     embeddings: NDArray[np.int16]
     levels: Levels
     samples: NDArray[np.float32] | None = None
+    audio: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -83,7 +86,8 @@ class Example:
     """What one record is made of: the windows of one file or span that are to be learnt.
 
     embeddings: (n, d) int16, n >= 1. levels: of the same windows. provenance: where it came from, never audio.
-    samples: (m,) float32, its audio, only when the owner keeps clips.
+    samples: (m,) float32, its audio, only when the owner keeps clips. twin: the same sound through the other ear,
+    while a new one is on trial.
     """
 
     space: EmbeddingSpace
@@ -91,6 +95,7 @@ class Example:
     levels: Levels
     provenance: Mapping[str, Any] = field(default_factory=dict)
     samples: NDArray[np.float32] | None = None
+    twin: Twin | None = None
 
     @property
     def name(self) -> str:
@@ -106,17 +111,40 @@ def hear(samples: NDArray[np.float32], embedder: WindowEmbedder, *, keep_audio: 
     space = embedder.space
     starts, windows = windows_of(samples, space.window_length, space.hop_length)
     embeddings = np.concatenate([embedder.quantized(windows[i : i + 1])[0] for i in range(len(windows))])
-    return Heard(space, starts, embeddings, Levels.of(windows), samples if keep_audio else None)
+    return Heard(space, starts, embeddings, Levels.of(windows), samples if keep_audio else None, samples)
 
 
-def sounding_example(heard: Heard, provenance: Mapping[str, Any]) -> Example:
-    """Keep the windows that carry sound, for a class. Raises SilenceError when none does."""
-    return _example(heard, heard.levels.carry_sound(), provenance)
+def heard_with(heard: Heard, embedder: WindowEmbedder) -> Heard:
+    """Hear the same sound with another ear, where it was not heard with that one. Raises SilenceError when its audio
+    is not at hand."""
+    if heard.space == embedder.space:
+        return heard
+    if heard.audio is None:
+        raise SilenceError(
+            "that was heard before the new ear came into use, and its sound is not at hand any more; wait until the "
+            "sound is heard again"
+        )
+    again = hear(heard.audio, embedder, keep_audio=heard.samples is not None)
+    return replace(again, starts=again.starts + heard.starts[0])
 
 
-def background_example(heard: Heard, provenance: Mapping[str, Any]) -> Example:
+def sounding_example(heard: Heard, provenance: Mapping[str, Any], *, twin: WindowEmbedder | None = None) -> Example:
+    """Keep the windows that carry sound, for a class. Raises SilenceError when none does.
+
+    twin: the other ear, which hears the same sound and chooses its windows by the same rule.
+    """
+    example = _example(heard, heard.levels.carry_sound(), provenance)
+    return example if twin is None else _with_twin(example, sounding_example(heard_with(heard, twin), provenance))
+
+
+def background_example(heard: Heard, provenance: Mapping[str, Any], *, twin: WindowEmbedder | None = None) -> Example:
     """Keep every window that is not digital silence: what to stay silent on is also the quiet between two noises."""
-    return _example(heard, heard.levels.audible(), provenance)
+    example = _example(heard, heard.levels.audible(), provenance)
+    return example if twin is None else _with_twin(example, background_example(heard_with(heard, twin), provenance))
+
+
+def _with_twin(example: Example, other: Example) -> Example:
+    return replace(example, twin=Twin(other.space, other.embeddings))
 
 
 def _example(heard: Heard, chosen: NDArray[np.bool_], provenance: Mapping[str, Any]) -> Example:
@@ -129,10 +157,16 @@ def _example(heard: Heard, chosen: NDArray[np.bool_], provenance: Mapping[str, A
 
 
 def example_of_file(
-    path: str | Path, embedder: WindowEmbedder, *, background: bool = False, keep_audio: bool = False
+    path: str | Path,
+    embedder: WindowEmbedder,
+    *,
+    background: bool = False,
+    keep_audio: bool = False,
+    twin: WindowEmbedder | None = None,
 ) -> Example:
     """Read, cut and embed one file. Raises AudioError for what is no audio, SilenceError for digital silence."""
     samples = read_audio(path, embedder.space.sample_rate)
     make = background_example if background else sounding_example
     seconds = len(samples) / embedder.space.sample_rate
-    return make(hear(samples, embedder, keep_audio=keep_audio), {"file": str(path), "seconds": round(seconds, 3)})
+    provenance = {"file": str(path), "seconds": round(seconds, 3)}
+    return make(hear(samples, embedder, keep_audio=keep_audio), provenance, twin=twin)

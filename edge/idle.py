@@ -40,7 +40,7 @@ class IdleWork:
 
     def __init__(
         self,
-        learner: Learner,
+        current: Callable[[], Learner],
         call: Callable[[Callable[[], Any]], Future[Any]],
         *,
         idle_seconds: float,
@@ -49,11 +49,11 @@ class IdleWork:
         poll_seconds: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """default_ridge: the one to prefer among equals; None never calibrates."""
-        self._learner = learner
+        """current: the learner in use. default_ridge: the one to prefer among equals; None never calibrates."""
+        self._current = current
         self._call = call
         self._idle_seconds = idle_seconds
-        self._default_ridge = default_ridge
+        self.default_ridge = default_ridge
         self._tell = tell
         self._poll_seconds = poll_seconds
         self._clock = clock
@@ -69,10 +69,10 @@ class IdleWork:
         self._thread.join(timeout=5.0)
 
     def _watch(self) -> None:
-        done = seen = self._learner.generation
+        done = seen = self._mark()
         since = self._clock()
         while not self._stop.wait(self._poll_seconds):
-            now = self._learner.generation
+            now = self._mark()
             if now != seen:
                 seen, since = now, self._clock()
             elif now != done and self._clock() - since >= self._idle_seconds:
@@ -83,30 +83,37 @@ class IdleWork:
                     if not self._stop.is_set():
                         self._tell(f"soundkeep: idle work was left undone: {error}")
 
+    def _mark(self) -> tuple[str, int]:
+        """What changes when something is learnt, or another ear is worn."""
+        learner = self._current()
+        return learner.space.sha256, learner.generation
+
     def work(self) -> CalibrationRecord | None:
         """Do it now. Returns the calibration when there was one. Raises SoundkeepError."""
-        self._call(self._learner.save_snapshot).result()
-        if self._default_ridge is None:
+        self._call(lambda: self._current().save_snapshot()).result()
+        default = self.default_ridge
+        if default is None:
             return None
         known: _Known = self._call(self._known).result()
         taught = list(_taught_records(known))
         if not taught:
             return None
-        chosen = select_ridge(taught, known.background, default=self._default_ridge)
-        self._call(lambda: self._use(chosen, known.generation)).result()
+        chosen = select_ridge(taught, known.background, default=default)
+        self._call(lambda: self._use(chosen, known)).result()
         return chosen
 
     def _known(self) -> _Known:
-        learner = self._learner
+        learner = self._current()
         return _Known(learner.generation, learner.space, learner.records, learner.background())
 
-    def _use(self, chosen: CalibrationRecord, generation: int) -> None:
+    def _use(self, chosen: CalibrationRecord, known: _Known) -> None:
         """Put the choice into use, unless something was learnt meanwhile."""
-        if self._learner.generation != generation:
+        learner = self._current()
+        if learner.generation != known.generation or learner.space != known.space:
             return
-        keep_calibration(self._learner.journal, self._learner.space, chosen)
-        if chosen.ridge != self._learner.readout.ridge:
-            self._learner.use_readout(replace(self._learner.readout, ridge=chosen.ridge))
+        keep_calibration(learner.journal, learner.space, chosen)
+        if chosen.ridge != learner.readout.ridge:
+            learner.use_readout(replace(learner.readout, ridge=chosen.ridge))
 
 
 def _taught_records(known: _Known) -> Iterator[TaughtRecord]:

@@ -13,19 +13,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edge.clips import ClipStore
 from edge.errors import LabelError, MisuseError, SpaceMismatchError, StateError
 from edge.journal_chain import payload_hash
 from edge.journal_file import Draft, JournalFile
-from edge.journal_fold import Entry, Known, State
+from edge.journal_fold import Content, Entry, Known, State
 from edge.journal_reader import ChainReport, JournalReader, KnownRecords, resolve_prefix, space_from_description
-from edge.records import BACKGROUND, Record, embedding_bytes, normalize_label, provenance_bytes
+from edge.records import BACKGROUND, Record, Twin, content_hash, embedding_bytes, normalize_label, provenance_bytes
 from edge.snapshot import remove_snapshots
 from edge.space import EmbeddingSpace, canonical_json
 
 MAX_SETTING_BYTES = 1 << 20
 
-__all__ = ["ChainReport", "Journal", "KnownRecords", "TeachOutcome"]
+__all__ = ["ChainReport", "Image", "Journal", "KnownRecords", "TeachOutcome", "Twin"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,18 @@ class TeachOutcome:
 
     new_ids: tuple[str, ...]
     duplicate_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """The sound of a record in another space. of: space and content of the record. embeddings: (n, d) int16.
+
+    how: "clip", "twin" or "map", see ``edge.journal_fold.Moved``.
+    """
+
+    of: Content
+    embeddings: NDArray[np.int16]
+    how: str
 
 
 def no_crash(point: str) -> None:
@@ -89,26 +104,58 @@ class Journal(JournalReader):
 
     # ---- commands ---------------------------------------------------------------------------------------------------
 
-    def teach(self, records: Sequence[Record], *, provenance: Sequence[Mapping[str, Any]]) -> TeachOutcome:
+    def teach(
+        self,
+        records: Sequence[Record],
+        *,
+        provenance: Sequence[Mapping[str, Any]],
+        twins: Sequence[Twin | None] = (),
+    ) -> TeachOutcome:
         """Add examples, all or none. What is known already counts once.
 
         provenance: for each record a JSON object (file, source, start_sample, seconds, event ...).
+        twins: none, or for each record its image in another space, written with it or not at all.
         Each record is a command of its own: what `undo` takes back.
         Raises LabelError, MisuseError, SpaceMismatchError, StateError.
         """
         if any(record.label == BACKGROUND for record in records):
             raise LabelError(f"label {BACKGROUND!r} is reserved for ignored sounds; choose another, or use 'ignore'")
-        return self._learn("taught", records, provenance, one_command=False)
+        return self._learn("taught", records, provenance, twins, one_command=False)
 
-    def ignore(self, records: Sequence[Record], *, provenance: Sequence[Mapping[str, Any]]) -> TeachOutcome:
+    def ignore(
+        self,
+        records: Sequence[Record],
+        *,
+        provenance: Sequence[Mapping[str, Any]],
+        twins: Sequence[Twin | None] = (),
+    ) -> TeachOutcome:
         """Add what to stay silent on; whatever label the records have becomes BACKGROUND. Otherwise as ``teach``."""
         relabelled = [record.relabel(BACKGROUND) for record in records]
-        return self._learn("ignored", relabelled, provenance, one_command=False)
+        return self._learn("ignored", relabelled, provenance, twins, one_command=False)
 
     def import_records(self, records: Iterable[Record], *, provenance: Mapping[str, Any] | None = None) -> TeachOutcome:
         """Add the records of another memory as one command. What is known already counts once."""
         listed = list(records)
-        return self._learn("imported", listed, [provenance or {}] * len(listed), one_command=True)
+        return self._learn("imported", listed, [provenance or {}] * len(listed), (), one_command=True)
+
+    def move(self, images: Sequence[Image], space: EmbeddingSpace) -> int:
+        """Keep what records sound like in another space, all or none; return how many images were new.
+
+        From now on these records are known in ``space`` too. A later image of the same content replaces an earlier
+        one; an image that is kept already, or whose record was purged meanwhile, is passed over. Undo passes over it.
+        Raises MisuseError, SpaceMismatchError, StateError.
+        """
+        with self._guard:
+            self._prepare()
+            drafts: list[Draft] = []
+            for image in images:
+                _check_image(image.embeddings, space)
+                draft = self._image_draft(image, space, joins=bool(drafts))
+                if draft is not None:
+                    drafts.append(draft)
+            if drafts:
+                self._commit(self._introduction(space) + drafts)
+            return len(drafts)
 
     def forget(self, label: str, *, purge: bool = False) -> Entry:
         """Forget every example of ``label`` (BACKGROUND: everything that is ignored).
@@ -131,18 +178,23 @@ class Journal(JournalReader):
     def forget_record(self, record_id: str, *, purge: bool = False) -> Entry:
         """Forget one example, named by its id or by 8 or more leading digits of it.
 
+        An example that is known here as an image goes with its record, in every space.
         purge: also remove its bytes for good, which cannot be undone; an example forgotten before can still be purged.
         Raises MisuseError when there is no such record.
         """
         with self._guard:
             self._prepare()
             if not purge:
-                return self._command("forgotten", {"records": [resolve_prefix(record_id, self._state.known)]})
-            known = self._state.ever[resolve_prefix(record_id, self._state.ever)]
-            live = [known] if known.id in self._state.known else []
-            if not live and known.content_sha256 not in self._state.contents:
-                raise MisuseError(f"record {known.id} was purged already: there is nothing left of it to remove")
-            return self._purge({"records": [known.id]}, live, {known.content_sha256})
+                behind = self._state.behind(self._state.known.values())
+                named = behind[resolve_prefix(record_id, behind)]
+                return self._command("forgotten", {"records": [known.id for known in named]})
+            behind = self._state.behind(self._state.ever.values())
+            named = behind[resolve_prefix(record_id, behind)]
+            live = [known for known in named if known.id in self._state.known]
+            if not live and not any(known.content_sha256 in self._state.contents for known in named):
+                raise MisuseError(f"record {named[0].id} was purged already: there is nothing left of it to remove")
+            gone = {known.content_sha256 for known in named}
+            return self._purge({"records": [known.id for known in named]}, live, gone)
 
     def rename(self, old: str, new: str) -> Entry:
         """Give the class ``old`` a name that no class has; its records get new ids. Raises LabelError."""
@@ -215,25 +267,34 @@ class Journal(JournalReader):
         action: str,
         records: Sequence[Record],
         provenance: Sequence[Mapping[str, Any]],
+        twins: Sequence[Twin | None],
         *,
         one_command: bool,
     ) -> TeachOutcome:
         if len(records) != len(provenance):
             raise MisuseError(f"{len(records)} records came with {len(provenance)} provenances; give one for each")
+        if twins and len(twins) != len(records):
+            raise MisuseError(f"{len(records)} records came with {len(twins)} twins; give one for each, or none")
         with self._guard:
             self._prepare()
-            drafts: list[Draft] = []
+            drafts = self._introduction(self.space)
+            drafts += [row for space in _spaces_of(twins) for row in self._introduction(space)]
+            first_seq = self._file.last[0] + 1
             new_ids: dict[str, None] = {}
             duplicate_ids: list[str] = []
-            for record, origin in zip(records, provenance, strict=True):
+            for record, origin, twin in zip(records, provenance, twins or [None] * len(records), strict=True):
                 self._check_space(record)
-                if record.id in self._state.known or record.id in new_ids:
+                if record.id in self._state.in_space(record.space_sha256) or record.id in new_ids:
                     duplicate_ids.append(record.id)
                     continue
                 drafts.append(_learning_draft(action, record, origin, joins=one_command and bool(new_ids)))
                 new_ids[record.id] = None
-            if drafts:
-                self._commit(self._introduction() + drafts)
+                if twin is not None and twin.space.sha256 != record.space_sha256:
+                    _check_image(twin.embeddings, twin.space)
+                    of = first_seq + len(drafts) - 1
+                    drafts.append(_moved_draft(of, twin.space, twin.embeddings, "twin", joins=True))
+            if new_ids:
+                self._commit(drafts)
             return TeachOutcome(tuple(new_ids), tuple(duplicate_ids))
 
     def _prepare(self) -> None:
@@ -255,10 +316,21 @@ class Journal(JournalReader):
                 f"space {space.sha256[:12]} ({space.dim} numbers); embed the sound again with the bundle in use"
             )
 
-    def _introduction(self) -> list[Draft]:
-        if self.space is None or self.space.sha256 in self._state.spaces:
+    def _introduction(self, space: EmbeddingSpace | None) -> list[Draft]:
+        if space is None or space.sha256 in self._state.spaces:
             return []
-        return [Draft("space", {"sha256": self.space.sha256, "description": asdict(self.space)})]
+        return [Draft("space", {"sha256": space.sha256, "description": asdict(space)})]
+
+    def _image_draft(self, image: Image, space: EmbeddingSpace, *, joins: bool) -> Draft | None:
+        source_space, content = image.of
+        if source_space == space.sha256:
+            raise MisuseError(f"a record of space {source_space[:12]} needs no image there; move it to another space")
+        of = next((seq for seq in self._state.contents.get(content, ()) if self._state.origin(seq) == image.of), None)
+        if of is None:
+            return None
+        kept = self._state.images.get(image.of, {}).get(space.sha256)
+        draft = _moved_draft(of, space, image.embeddings, image.how, joins=joins)
+        return None if kept is not None and kept.content_sha256 == draft.detail["content"] else draft
 
     def _taught(self, label: str) -> str:
         if label not in self._state.labels:
@@ -284,7 +356,9 @@ class Journal(JournalReader):
                 raise MisuseError(
                     f"cannot purge: record {known.id[:12]} ({known.label!r}) holds the same embeddings; forget it first"
                 )
-        rows = sorted(seq for content in gone for seq in self._state.contents.get(content, ()))
+        rows = [seq for content in gone for seq in self._state.contents.get(content, ())]
+        rows += [seq for (_, content), seqs in self._state.image_rows.items() if content in gone for seq in seqs]
+        rows.sort()
         unit = self._commit([Draft("forgotten", {**detail, "purged": rows})], purged=rows)
         self._scrub()
         return self._state.history[unit]
@@ -318,3 +392,23 @@ def _learning_draft(action: str, record: Record, origin: Mapping[str, Any], *, j
     }
     digest = payload_hash(stored, record.n_windows, record.dim, provenance)
     return Draft(action, detail, (digest, stored, provenance), joins)
+
+
+def _moved_draft(of: int, space: EmbeddingSpace, embeddings: NDArray[np.int16], how: str, *, joins: bool) -> Draft:
+    stored, provenance = embedding_bytes(embeddings), provenance_bytes({})
+    n_windows, dim = embeddings.shape
+    content = content_hash(stored, n_windows, dim).hexdigest()
+    detail = {"of": of, "space": space.sha256, "content": content, "windows": n_windows, "dim": dim, "how": how}
+    return Draft("moved", detail, (payload_hash(stored, n_windows, dim, provenance), stored, provenance), joins)
+
+
+def _check_image(embeddings: NDArray[np.int16], space: EmbeddingSpace) -> None:
+    if embeddings.dtype != np.int16 or embeddings.ndim != 2 or embeddings.shape[1] != space.dim or not len(embeddings):
+        raise SpaceMismatchError(
+            f"an image is {embeddings.dtype} of shape {embeddings.shape}; space {space.sha256[:12]} wants int16 "
+            f"(n, {space.dim}), n at least 1"
+        )
+
+
+def _spaces_of(twins: Sequence[Twin | None]) -> list[EmbeddingSpace]:
+    return list({twin.space.sha256: twin.space for twin in twins if twin is not None}.values())

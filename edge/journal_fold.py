@@ -2,6 +2,10 @@
 
 Pure. Undo is a stack: ``undone`` takes the last command off, and the state after it is exactly the state before that
 command. Order is the order of ``seq``; clocks decide nothing.
+
+A record belongs to one embedding space, and commands act on records. An image is the same sound in another space: it
+hangs on the content of its record and has neither label nor history of its own, so whatever happens to the record
+happens to the image.
 """
 
 from __future__ import annotations
@@ -17,6 +21,9 @@ from edge.records import BACKGROUND, record_id
 LEARNING = frozenset({"taught", "ignored", "imported"})
 COMMANDS = LEARNING | {"forgotten", "renamed", "merged", "enabled", "disabled"}
 
+Content = tuple[str, str]
+"""Embedding space and content hash of a record: what an image is an image of, whatever the label."""
+
 
 @dataclass(frozen=True)
 class Known:
@@ -31,8 +38,36 @@ class Known:
     n_windows: int
     dim: int
 
+    @property
+    def content(self) -> Content:
+        return self.space_sha256, self.content_sha256
+
     def relabelled(self, label: str) -> Known:
         return replace(self, label=label, id=record_id(self.space_sha256, label, self.content_sha256))
+
+
+@dataclass(frozen=True)
+class Moved:
+    """One image: the embeddings of a record's sound in another space, in the payload of row ``seq``.
+
+    how: "clip" (embedded again from kept audio), "twin" (embedded while it was taught) or "map" (computed from the
+    record's own embeddings).
+    """
+
+    seq: int
+    of: Content
+    space_sha256: str
+    content_sha256: str
+    payload_sha256: str
+    n_windows: int
+    dim: int
+    how: str
+
+    def of_label(self, label: str) -> Known:
+        """Return the image as the record that it stands for."""
+        name = record_id(self.space_sha256, label, self.content_sha256)
+        size = (self.n_windows, self.dim)
+        return Known(self.seq, name, label, self.space_sha256, self.content_sha256, self.payload_sha256, *size)
 
 
 @dataclass(frozen=True)
@@ -72,10 +107,14 @@ class State:
         self.history: dict[int, Entry] = {}
         self.contents: dict[str, list[int]] = {}  # content hash -> rows whose payload still holds it
         self.ever: dict[str, Known] = {}  # every id that was known at some time, as it was then
+        self.images: dict[Content, dict[str, Moved]] = {}  # by the space of the image; the newest counts
+        self.image_rows: dict[Content, list[int]] = {}  # rows whose payload still holds an image, the newest last
         self.last_purge = 0
         self.unfinished_purge = 0
         self._stack: list[_Change] = []
         self._n_by_label: Counter[str] = Counter()
+        self._origin: dict[int, Content] = {}
+        self._views: dict[str, dict[str, Known]] = {}
 
     @classmethod
     def fold(cls, rows: Iterable[Row]) -> State:
@@ -95,12 +134,46 @@ class State:
         """The command that undo takes back next, or None."""
         return self.history[self._stack[-1].unit] if self._stack else None
 
+    def in_space(self, space_sha256: str) -> Mapping[str, Known]:
+        """What is known in one space, by id: its own records, and the images of the others. What is equal is one."""
+        if space_sha256 not in self._views:
+            view = {known.id: known for known in self.known.values() if known.space_sha256 == space_sha256}
+            for native in sorted(self.known.values(), key=_by_id) if self.images else ():
+                image = self.image(native, space_sha256)
+                if image is not None:
+                    view.setdefault(image.id, image)
+            self._views[space_sha256] = view
+        return self._views[space_sha256]
+
+    def image(self, native: Known, space_sha256: str) -> Known | None:
+        """Return a record of another space as it is in this one; None when it has no image there."""
+        moved = self.images.get(native.content, {}).get(space_sha256)
+        return None if moved is None or native.space_sha256 == space_sha256 else moved.of_label(native.label)
+
+    def origin(self, seq: int) -> Content | None:
+        """Return what the payload of a row is the sound of: the record that it taught, or whose image it is."""
+        return self._origin.get(seq)
+
+    def behind(self, records: Iterable[Known]) -> dict[str, list[Known]]:
+        """Return by id the records that an id stands for: itself, and those whose image has that id in some space."""
+        found: dict[str, list[Known]] = {}
+        for native in sorted(records, key=_by_id):
+            found.setdefault(native.id, []).insert(0, native)
+            for space_sha256 in self.images.get(native.content, ()):
+                image = self.image(native, space_sha256)
+                if image is not None:
+                    found.setdefault(image.id, []).append(native)
+        return found
+
     def apply(self, row: Row) -> None:
+        self._views.clear()
         detail = row.fields()
         if row.action in COMMANDS:
             self._command(row, detail)
         elif row.action == "undone":
             self._undo(detail["unit"])
+        elif row.action == "moved":
+            self._move(row, detail)
         elif row.action == "space":
             self.spaces[detail["sha256"]] = detail["description"]
         elif row.action == "set":
@@ -145,9 +218,21 @@ class State:
         new_id = record_id(detail["space"], label, detail["content"])
         payload = "" if row.payload_sha256 is None else row.payload_sha256.hex()
         self.contents.setdefault(detail["content"], []).append(row.seq)
+        self._origin[row.seq] = (detail["space"], detail["content"])
         size = (detail["windows"], detail["dim"])
         self._add(Known(row.seq, new_id, label, detail["space"], detail["content"], payload, *size), change)
         return 1
+
+    def _move(self, row: Row, detail: Mapping[str, Any]) -> None:
+        origin = self._origin.get(detail["of"])
+        if origin is None or row.payload_sha256 is None:
+            return
+        self._origin[row.seq] = origin
+        size = (detail["windows"], detail["dim"])
+        payload = row.payload_sha256.hex()
+        moved = Moved(row.seq, origin, detail["space"], detail["content"], payload, *size, detail["how"])
+        self.images.setdefault(origin, {})[moved.space_sha256] = moved
+        self.image_rows.setdefault(origin, []).append(row.seq)
 
     def _forget(self, detail: Mapping[str, Any], change: _Change) -> int:
         if "label" in detail:
@@ -165,6 +250,14 @@ class State:
             for content, seqs in self.contents.items()
             if (kept := [seq for seq in seqs if seq not in gone])
         }
+        self.image_rows = {
+            origin: kept
+            for origin, seqs in self.image_rows.items()
+            if (kept := [seq for seq in seqs if seq not in gone])
+        }
+        for images in self.images.values():
+            for space_sha256 in [name for name, image in images.items() if image.seq in gone]:
+                del images[space_sha256]
         self._stack.clear()  # what is purged cannot come back: nothing before this can be undone
         self.last_purge = row.seq
         self.unfinished_purge = row.seq
@@ -201,3 +294,7 @@ class State:
             self._n_by_label[known.label] -= 1
             if not self._n_by_label[known.label]:
                 del self._n_by_label[known.label]
+
+
+def _by_id(known: Known) -> str:
+    return known.id

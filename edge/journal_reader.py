@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from edge.errors import CorruptionError, MisuseError
 from edge.journal_chain import GENESIS, Finding, payload_hash
 from edge.journal_file import JournalFile
-from edge.journal_fold import Entry, Known, State
+from edge.journal_fold import Content, Entry, Known, Moved, State
 from edge.records import BACKGROUND, Record, embeddings_from_bytes, parse_provenance
 from edge.space import EmbeddingSpace, Grid
 
@@ -105,11 +105,47 @@ class JournalReader:
     def records(self, space_sha256: str | None = None) -> KnownRecords:
         """Return what is known now, ordered by id, ignored records (label BACKGROUND) included.
 
-        space_sha256: only records of that embedding space; None: of the space given to ``open``, or of all.
+        space_sha256: what is known in that embedding space, as records of their own or as images; None: in the space
+        given to ``open``; without one, every record once, in the space that it was taught in.
         """
         with self._guard:
             self._refresh()
             return KnownRecords(self._chosen(self._state, space_sha256), self._load)
+
+    def natives(self) -> KnownRecords:
+        """Return every known record once, in the space that it was taught in, ordered by id."""
+        with self._guard:
+            self._refresh()
+            return KnownRecords(self._served(self._state.known.values()), self._load)
+
+    def load(self, known: Known) -> Record:
+        """Read the embeddings of a record or an image. Raises CorruptionError."""
+        return self._load(known)
+
+    def images(self, space_sha256: str) -> dict[Content, Moved]:
+        """Return the newest image in that space of every content that has one, known now or not."""
+        with self._guard:
+            self._refresh()
+            found = ((content, images.get(space_sha256)) for content, images in self._state.images.items())
+            return {content: image for content, image in found if image is not None}
+
+    def not_in(self, space_sha256: str) -> tuple[Known, ...]:
+        """Return the known records that are neither of that space nor have an image there, ordered by id."""
+        with self._guard:
+            self._refresh()
+            others = (known for known in self._state.known.values() if known.space_sha256 != space_sha256)
+            return tuple(sorted((k for k in others if self._state.image(k, space_sha256) is None), key=_by_id))
+
+    def sources(self, record_id: str) -> tuple[Known, ...]:
+        """Return the records that an id stands for, those of an image's sources included. Raises MisuseError."""
+        with self._guard:
+            self._refresh()
+            behind = self._state.behind(self._state.known.values())
+            return tuple(behind[resolve_prefix(record_id, behind)])
+
+    def clip_content(self, record_id: str) -> str:
+        """Return the content hash under which the clip of a record lies: that of its source. Raises MisuseError."""
+        return self.sources(record_id)[0].content_sha256
 
     def labels(self) -> tuple[str, ...]:
         """Return the labels taught now, in any space, sorted; BACKGROUND is not among them."""
@@ -132,14 +168,16 @@ class JournalReader:
     def provenance(self, record_id: str) -> dict[str, Any]:
         """Return where a known record came from, as it was given when it was taught. Raises MisuseError."""
         with self._guard:
-            known = self._state.known[self.resolve(record_id)]
+            known = self.sources(record_id)[0]
             return parse_provenance(self._payload(known)[1])
 
     def resolve(self, prefix: str) -> str:
-        """Return the id of the one known record that starts with ``prefix``, 8 or more digits. Raises MisuseError."""
+        """Return the id of the known record whose id, or whose image's id, starts with ``prefix`` (8 or more digits).
+
+        Raises MisuseError.
+        """
         with self._guard:
-            self._refresh()
-            return resolve_prefix(prefix, self._state.known)
+            return self.sources(prefix)[0].id
 
     def history(self) -> list[Entry]:
         """Return every command ever given, oldest first, with those that were undone."""
@@ -176,7 +214,8 @@ class JournalReader:
             self._refresh()
             mark, findings = self._file.verify()
             n_payloads = sum(row.payload_sha256 is not None for row in self._file.rows)
-            n_held = sum(len(seqs) for seqs in self._state.contents.values())
+            held = (*self._state.contents.values(), *self._state.image_rows.values())
+            n_held = sum(len(seqs) for seqs in held)
             return ChainReport(
                 n_rows=len(self._file.rows),
                 n_records=len(self._state.known),
@@ -193,8 +232,11 @@ class JournalReader:
 
     def _chosen(self, state: State, space_sha256: str | None) -> dict[str, Known]:
         wanted = space_sha256 or (None if self.space is None else self.space.sha256)
-        served = (known for known in state.known.values() if known.seq not in self._file.unreadable)
-        return {known.id: known for known in sorted(served, key=_by_id) if wanted in (None, known.space_sha256)}
+        return self._served(state.known.values() if wanted is None else state.in_space(wanted).values())
+
+    def _served(self, records: Iterable[Known]) -> dict[str, Known]:
+        readable = (known for known in records if known.seq not in self._file.unreadable)
+        return {known.id: known for known in sorted(readable, key=_by_id)}
 
     def _payload(self, known: Known) -> tuple[bytes, bytes]:
         found = self._file.payload(known.seq)
@@ -222,7 +264,7 @@ def space_from_description(described: Mapping[str, Any]) -> EmbeddingSpace:
     return EmbeddingSpace(**{**described, "grid": Grid(**described["grid"])})
 
 
-def resolve_prefix(prefix: str, known: Mapping[str, Known]) -> str:
+def resolve_prefix(prefix: str, known: Mapping[str, object]) -> str:
     if prefix in known:
         return prefix
     found = [i for i in known if i.startswith(prefix)] if len(prefix) >= SHORTEST_PREFIX else []

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.advice import Advice, about_class, about_level, about_likeness, about_variation
-from edge.errors import CorruptionError, NotExactError, SpaceMismatchError, StateError
+from edge.errors import CorruptionError, MisuseError, NotExactError, SpaceMismatchError, StateError
 from edge.heads import Background, DetectionHead
 from edge.hearing import Example
 from edge.journal import Journal
@@ -147,11 +147,13 @@ class Learner:
         Raises LabelError, SpaceMismatchError, StatisticsOverflowError, StateError.
         """
         name = normalize_label(label)
-        return self._learn(name, examples, lambda r, p: self.journal.teach(r, provenance=p))
+        twins = [example.twin for example in examples]
+        return self._learn(name, examples, lambda r, p: self.journal.teach(r, provenance=p, twins=twins))
 
     def ignore(self, examples: Sequence[Example]) -> Learnt:
         """Learn what to stay silent on, each example one step of undo. Raises SpaceMismatchError, StateError."""
-        return self._learn(BACKGROUND, examples, lambda r, p: self.journal.ignore(r, provenance=p))
+        twins = [example.twin for example in examples]
+        return self._learn(BACKGROUND, examples, lambda r, p: self.journal.ignore(r, provenance=p, twins=twins))
 
     def import_records(self, records: Sequence[Record], *, provenance: Mapping[str, Any]) -> Imported:
         """Learn the records of another memory, as one command. Raises SpaceMismatchError, StateError."""
@@ -170,7 +172,9 @@ class Learner:
 
     def forget_record(self, record_id: str, *, purge: bool = False) -> Entry:
         """Forget one record, named by 8 or more digits of its id. Raises MisuseError."""
-        going = {self._records.about(i).label for i in self._records if i.startswith(record_id)}
+        going: set[str] = set()
+        with contextlib.suppress(MisuseError):  # not known any more, or no record at all: the journal says so
+            going = {known.label for known in self.journal.sources(record_id)}
         return self._change(lambda: self.journal.forget_record(record_id, purge=purge), going)
 
     def rename(self, old: str, new: str) -> Entry:
@@ -190,6 +194,17 @@ class Learner:
         self.journal.enable(label, enabled)
         self._disabled = self.journal.disabled_labels()
         return normalize_label(label)
+
+    def catch_up(self) -> None:
+        """Take in what others changed in the journal meanwhile: another learner, or images of records in this space."""
+        after = self.journal.records(self.space.embedding.sha256)
+        gone = [i for i in self._records if i not in after]
+        if any(self._load(self._records, i) is None for i in gone):
+            self._records, self._damaged = after, set()  # purged: what is gone cannot be subtracted any more
+            self._taught, self._ignored = self._folded()
+            self._change(lambda: None)
+        elif gone or len(after) != len(self._records) or self.journal.disabled_labels() != self._disabled:
+            self._change(lambda: None)
 
     # ---- heads ------------------------------------------------------------------------------------------------------
 

@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 from edge.audio_stream import AudioSource
 from edge.clips import ClipStore
 from edge.desk import Answer, LocalDesk, history_answer
+from edge.ear import Ear
 from edge.errors import ApiError
-from edge.hearing import WindowEmbedder, background_example, sounding_example
+from edge.hearing import background_example, heard_with, sounding_example
 from edge.inbox import Inbox
 from edge.learner import Learner
 from edge.memory_file import encode_memory
@@ -40,8 +41,7 @@ class Parts:
     source: AudioSource
     inbox: Inbox
     windower: Windower
-    embedder: WindowEmbedder
-    learner: Learner
+    ear: Ear
     recent: RecentSound
     recent_events: RecentEvents
     feed: EventFeed
@@ -56,16 +56,27 @@ class LiveListener(LocalDesk):
     def __init__(
         self, parts: Parts, *, clips: ClipStore | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        super().__init__(parts.learner, clips=clips)
+        super().__init__(parts.ear.learner, clips=clips)
         self._parts = parts
         self._clock = clock
         self.feed = parts.feed
-        self.embedder = parts.embedder
         self.recent_seconds = parts.recent_seconds
 
     @property
+    def learner(self) -> Learner:
+        return self._parts.ear.learner
+
+    @property
+    def on_trial(self) -> bool:
+        return self._parts.ear.before is not None
+
+    @property
+    def ear(self) -> Ear:
+        return self._parts.ear
+
+    @property
     def space(self) -> EmbeddingSpace:
-        return self.embedder.space
+        return self._parts.ear.space
 
     @property
     def heard_until(self) -> int:
@@ -81,30 +92,33 @@ class LiveListener(LocalDesk):
     def teach_span(self, label: str, start_sample: int, end_sample: int) -> Answer:
         """Learn a span of what was heard, from the embeddings already computed."""
         heard = self._parts.recent.between(start_sample, end_sample)
-        return self.teach(label, [sounding_example(heard, self._provenance(start_sample, end_sample))])
+        provenance = self._provenance(start_sample, end_sample)
+        return self.teach(label, [sounding_example(heard, provenance, twin=self.ear.twin)])
 
     def ignore_span(self, start_sample: int, end_sample: int) -> Answer:
         heard = self._parts.recent.between(start_sample, end_sample)
-        return self.ignore([background_example(heard, self._provenance(start_sample, end_sample))])
+        provenance = self._provenance(start_sample, end_sample)
+        return self.ignore([background_example(heard, provenance, twin=self.ear.twin)])
 
     def wrong(self, event_id: str | None = None) -> Answer:
         """Ignore the windows of an event, the newest by default. Raises MisuseError when it is not at hand."""
         event, heard = self._parts.recent_events.find(event_id)
         provenance = {**self._provenance(event.onset_sample, event.offset_sample), "event": event.id}
-        answer = self.ignore([background_example(heard, provenance)])
+        heard = heard_with(heard, self.ear.worn.embedder)
+        answer = self.ignore([background_example(heard, provenance, twin=self.ear.twin)])
         return {**answer, "event": event_object(event, self.space.sample_rate)}
 
     def classes(self) -> list[Answer]:
-        return self._parts.learner.classes()
+        return self._parts.ear.learner.classes()
 
     def history(self) -> list[Answer]:
-        return history_answer(self._parts.learner)
+        return history_answer(self._parts.ear.learner)
 
     def events(self) -> list[Answer]:
         return [event_object(event, self.space.sample_rate) for event in self._parts.recent_events.all()]
 
     def export_memory(self) -> bytes:
-        return encode_memory(self.space, self._parts.learner.records)
+        return encode_memory(self.space, self._parts.ear.learner.records)
 
     def _provenance(self, start_sample: int, end_sample: int) -> dict[str, Any]:
         rate = self.space.sample_rate
@@ -149,10 +163,12 @@ class LiveListener(LocalDesk):
             "n_reopened": source.n_reopened,
             "n_gaps": parts.windower.n_gaps,
             "n_waiting_blocks": parts.inbox.n_waiting_blocks,
-            "n_classes": len(parts.learner.labels),
-            "n_records": parts.learner.n_records,
+            "n_classes": len(parts.ear.learner.labels),
+            "n_records": parts.ear.learner.n_records,
             "space": self.space.sha256,
             **parts.about,
+            "bundle": parts.ear.worn.name,
+            "trial": None if parts.ear.trial is None else parts.ear.trial.to_json(),
         }
 
     def metrics_page(self) -> bytes:
@@ -167,11 +183,11 @@ class LiveListener(LocalDesk):
                 n_reopened=source.n_reopened,
                 n_gaps=parts.windower.n_gaps,
                 n_waiting_blocks=parts.inbox.n_waiting_blocks,
-                n_classes=len(parts.learner.labels),
-                n_records=parts.learner.n_records,
-                n_windows=parts.learner.n_windows,
-                n_reanchored=parts.learner.n_reanchored,
-                residual=parts.learner.residual,
+                n_classes=len(parts.ear.learner.labels),
+                n_records=parts.ear.learner.n_records,
+                n_windows=parts.ear.learner.n_windows,
+                n_reanchored=parts.ear.learner.n_reanchored,
+                residual=parts.ear.learner.residual,
                 hearing=bool(report["hearing"]),
             )
         )

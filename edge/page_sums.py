@@ -92,14 +92,15 @@ def check_pages(path: Path, database: Path, log: Path) -> PageCheck:
     for _ in range(_READ_ATTEMPTS):
         before = path.read_bytes()
         sums = PageSums.from_bytes(before)
-        superseded = set(read_log(log, checked=False).committed)
-        check = _compare(sums, database, superseded)
+        held = read_log(log, checked=False)
+        check = _compare(sums, database, set(held.committed), held.n_pages)
         if path.read_bytes() == before:
             break
     return check
 
 
-def _compare(sums: PageSums, database: Path, superseded: set[int]) -> PageCheck:
+def _compare(sums: PageSums, database: Path, superseded: set[int], n_pages: int) -> PageCheck:
+    """n_pages: how many the database will have when the log is moved; 0: the log changes nothing."""
     altered: list[int] = []
     healed: dict[int, bytes] = {}
     flipped: dict[int, tuple[int, int]] = {}
@@ -108,6 +109,8 @@ def _compare(sums: PageSums, database: Path, superseded: set[int]) -> PageCheck:
         while (page := file.read(PAGE_SIZE)) or number < len(sums.sums):
             number += 1
             wanted = sums.sums[number - 1] if number <= len(sums.sums) else b""
+            if n_pages and number > max(n_pages, len(sums.sums)):
+                break  # a purge made the database smaller: the log cuts these pages off
             if number in superseded or _page_sum(page) == wanted:
                 continue
             altered.append(number)

@@ -9,6 +9,7 @@ from edge.config import LearnSettings
 from edge.errors import CorruptionError
 from edge.heads import Background, DetectionHead, fit_detection
 from edge.journal import Journal
+from edge.journal_reader import JournalReader
 from edge.manifest import DetectionDefaults
 from edge.ridge_selection import CalibrationRecord
 from edge.space import FeatureSpace
@@ -46,7 +47,9 @@ class Readout:
         return RecursiveHead(taught, self.background(ignored, prior), ridge=self.ridge)
 
 
-def readout_of(detection: DetectionDefaults, owner: LearnSettings, journal: Journal, space: FeatureSpace) -> Readout:
+def readout_of(
+    detection: DetectionDefaults, owner: LearnSettings, journal: JournalReader, space: FeatureSpace
+) -> Readout:
     """The owner's word before the calibration record, that before the bundle's, that before our own."""
     default = Readout()
     ridges = (owner.ridge, _kept_ridge(journal, space), detection.ridge, default.ridge)
@@ -62,7 +65,7 @@ def keep_calibration(journal: Journal, space: FeatureSpace, record: CalibrationR
     journal.set_kv(CALIBRATION + space.sha256, record.to_dict())
 
 
-def _kept_ridge(journal: Journal, space: FeatureSpace) -> float | None:
+def _kept_ridge(journal: JournalReader, space: FeatureSpace) -> float | None:
     """The ridge of the calibration record; None without one, or when it cannot be read (it can be chosen again)."""
     kept = journal.get_kv(CALIBRATION + space.sha256)
     try:

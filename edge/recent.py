@@ -1,19 +1,20 @@
 """What was heard lately, already embedded: the source of `teach --last` and of `wrong`. Bounded.
 
-Audio itself stays only when the owner keeps clips.
+Audio itself stays only when the owner keeps clips, and in memory while a new ear is prepared and on trial: what was
+heard with the one can then be heard again with the other.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.decision import Event
 from edge.errors import MisuseError, SilenceError
-from edge.hearing import Heard, Levels
+from edge.hearing import Heard, Levels, WindowEmbedder
 from edge.space import EmbeddingSpace
 from edge.windows import Window
 
@@ -21,6 +22,7 @@ from edge.windows import Window
 @dataclass(frozen=True, eq=False)
 class _Kept:
     start: int
+    space: EmbeddingSpace
     embedding: NDArray[np.int16]
     levels: Levels
     samples: NDArray[np.float32] | None
@@ -32,12 +34,29 @@ class RecentSound:
     def __init__(self, space: EmbeddingSpace, seconds: float, *, keep_audio: bool = False) -> None:
         self._space = space
         self._keep_audio = keep_audio
+        self.hold_audio = False
+        """Whether audio stays in memory although the owner keeps no clips."""
+        self._embedder: WindowEmbedder | None = None
         self._kept: deque[_Kept] = deque(maxlen=max(1, int(seconds * space.sample_rate / space.hop_length)))
 
     def push(self, window: Window, embedding: NDArray[np.int16]) -> None:
         """Keep one window. embedding: (1, d) int16."""
-        samples = window.samples if self._keep_audio else None
-        self._kept.append(_Kept(window.start_sample, embedding, Levels.of(window.samples[None]), samples))
+        samples = window.samples if self._keep_audio or self.hold_audio else None
+        levels = Levels.of(window.samples[None])
+        self._kept.append(_Kept(window.start_sample, self._space, embedding, levels, samples))
+
+    def hear_with(self, embedder: WindowEmbedder) -> None:
+        """Another ear hears from now on, and hears again on demand what is kept with its audio.
+
+        Its windows are as long and as far apart as those before.
+        """
+        self._space, self._embedder = embedder.space, embedder
+
+    def release_audio(self) -> None:
+        """Let go of audio that was only held in memory."""
+        self.hold_audio = False
+        if not self._keep_audio:
+            self._kept = deque((replace(kept, samples=None) for kept in self._kept), maxlen=self._kept.maxlen)
 
     @property
     def heard_until(self) -> int:
@@ -63,7 +82,14 @@ class RecentSound:
         return self._heard(chosen) if chosen else None
 
     def _heard(self, chosen: list[_Kept]) -> Heard:
+        chosen = [again for kept in chosen if (again := self._as_now(kept)) is not None]
+        if not chosen:
+            raise SilenceError(
+                "that was heard before the new ear came into use, and its sound is not at hand any more; wait until "
+                "the sound is heard again"
+            )
         levels = [kept.levels for kept in chosen]
+        audio = self._audio(chosen)
         return Heard(
             self._space,
             np.array([kept.start for kept in chosen], dtype=np.int64),
@@ -73,8 +99,18 @@ class RecentSound:
                 np.concatenate([x.peak for x in levels]),
                 np.concatenate([x.clipped for x in levels]),
             ),
-            self._audio(chosen),
+            audio if self._keep_audio else None,
+            audio,
         )
+
+    def _as_now(self, kept: _Kept) -> _Kept | None:
+        """A window as the ear in use hears it; None when another ear heard it and its audio is gone."""
+        if kept.space == self._space:
+            return kept
+        if kept.samples is None or self._embedder is None:
+            return None
+        embedding, _ = self._embedder.quantized(kept.samples[None])
+        return replace(kept, space=self._space, embedding=embedding)
 
     def _audio(self, chosen: list[_Kept]) -> NDArray[np.float32] | None:
         """The sound of consecutive windows, each sample once; a gap is closed up."""

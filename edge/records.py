@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import LabelError, MisuseError
-from edge.space import canonical_json
+from edge.space import EmbeddingSpace, canonical_json
 
 BACKGROUND = "_background_"
 MAX_LABEL_BYTES = 200
@@ -139,6 +139,17 @@ class Record:
 
     def __hash__(self) -> int:
         return hash(self.id)
+
+
+@dataclass(frozen=True, eq=False)
+class Twin:
+    """The same sound in another embedding space: what is taught beside a record while two ears are kept.
+
+    embeddings: (n, d) int16.
+    """
+
+    space: EmbeddingSpace
+    embeddings: NDArray[np.int16]
 
 
 def provenance_bytes(provenance: Mapping[str, Any]) -> bytes:

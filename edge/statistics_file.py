@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge.errors import CorruptionError, MisuseError, SpaceMismatchError, StateError
 from edge.space import FeatureSpace, canonical_json
@@ -26,11 +28,53 @@ MAX_DIM = 1 << 14
 _LENGTH = struct.Struct("<I")
 _DIGEST_BYTES = 32
 
+Whole = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class PackedStatistics:
+    """Statistics as they lie in a file, for who adds up many of them and reads out few.
+
+    labels: sorted, unique. counts: (k,) int64. sums: (k, d) int64. gram: (d*(d+1)/2,) int64, upper triangle by rows.
+    The arrays may be views of the file's bytes.
+    """
+
+    space: FeatureSpace
+    labels: tuple[str, ...]
+    counts: Whole
+    sums: Whole
+    gram: Whole
+    n_clipped: int = 0
+
+    @classmethod
+    def of(cls, statistics: SufficientStatistics) -> PackedStatistics:
+        """Pack ``statistics``: the same integers, half the matrix."""
+        upper = statistics.gram[np.triu_indices(statistics.dim)]
+        counts, sums, gram = (a.astype(np.int64) for a in (statistics.counts, statistics.sums, upper))
+        return cls(statistics.space, statistics.labels, counts, sums, gram, statistics.n_clipped)
+
+    def unpacked(self) -> SufficientStatistics:
+        """Return them as what heads are read out of. Raises CorruptionError for numbers that no samples could give."""
+        counts, sums = self.counts.astype(np.float64), self.sums.astype(np.float64)
+        gram = _unpacked(self.gram.astype(np.float64), self.space.dim)
+        try:
+            require_possible(counts, sums, gram)
+            return SufficientStatistics(self.space, self.labels, counts, sums, gram, self.n_clipped)
+        except MisuseError as e:
+            raise _corrupt("numbers that no samples could give") from e
+
+    @property
+    def sha256(self) -> str:
+        """The name that ``SufficientStatistics.sha256`` gives to the same integers."""
+        running = hashlib.sha256(_named_head(self.space, self.labels))
+        for array in (self.counts, self.sums, self.gram):
+            running.update(np.ascontiguousarray(array, dtype="<i8").data)
+        return running.hexdigest()
+
 
 def hashed_bytes(statistics: SufficientStatistics) -> bytes:
     """Return the bytes whose SHA-256 names what was learnt: space, labels and integers."""
-    header = {"labels": list(statistics.labels), "space": statistics.space.sha256, "version": VERSION}
-    return b"\0".join((MAGIC, canonical_json(header), _numbers(statistics)))
+    return _named_head(statistics.space, statistics.labels) + _numbers(statistics)
 
 
 def write(statistics: SufficientStatistics) -> bytes:
@@ -58,16 +102,25 @@ def read(space: FeatureSpace, data: bytes) -> SufficientStatistics:
 
     Raises CorruptionError for a wrong length, hash or content, StateError for a newer version, SpaceMismatchError.
     """
+    return read_packed(space, data).unpacked()
+
+
+def read_packed(space: FeatureSpace, data: bytes | memoryview) -> PackedStatistics:
+    """Read what ``write`` returned without unpacking it; the arrays are views of ``data``.
+
+    Raises what ``read`` raises, but does not ask whether samples could give these numbers.
+    """
     start = len(MAGIC) + _LENGTH.size
-    if len(data) < start + _DIGEST_BYTES or not data.startswith(MAGIC):
-        raise _corrupt(f"{len(data)} bytes that do not begin like statistics")
-    body, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
+    whole = memoryview(data)
+    if len(whole) < start + _DIGEST_BYTES or whole[: len(MAGIC)] != MAGIC:
+        raise _corrupt(f"{len(whole)} bytes that do not begin like statistics")
+    body, digest = whole[:-_DIGEST_BYTES], whole[-_DIGEST_BYTES:]
     if hashlib.sha256(body).digest() != digest:
         raise _corrupt("bytes that do not match their SHA-256")
-    (header_bytes,) = _LENGTH.unpack(body[len(MAGIC) : start])
+    (header_bytes,) = _LENGTH.unpack_from(body, len(MAGIC))
     if header_bytes > min(MAX_HEADER_BYTES, len(body) - start):
         raise _corrupt(f"a header of {header_bytes} bytes")
-    labels, n_clipped = _checked_header(space, body[start : start + header_bytes])
+    labels, n_clipped = _checked_header(space, bytes(body[start : start + header_bytes]))
     k, d = len(labels), space.dim
     numbers = body[start + header_bytes :]
     if len(numbers) != 8 * (k + k * d + d * (d + 1) // 2):
@@ -75,14 +128,14 @@ def read(space: FeatureSpace, data: bytes) -> SufficientStatistics:
     values = np.frombuffer(numbers, dtype="<i8")
     if values.size and (values.max() > EXACT_LIMIT or values.min() < -EXACT_LIMIT):
         raise _corrupt("a number above 2^53")
-    exact = values.astype(np.float64)
-    gram = _unpacked(exact[k + k * d :], d)
-    counts, sums = exact[:k], exact[k : k + k * d].reshape(k, d)
-    try:
-        require_possible(counts, sums, gram)
-        return SufficientStatistics(space, labels, counts, sums, gram, n_clipped)
-    except MisuseError as e:
-        raise _corrupt("numbers that no samples could give") from e
+    return PackedStatistics(
+        space, labels, values[:k], values[k : k + k * d].reshape(k, d), values[k + k * d :], n_clipped
+    )
+
+
+def _named_head(space: FeatureSpace, labels: tuple[str, ...]) -> bytes:
+    header = {"labels": list(labels), "space": space.sha256, "version": VERSION}
+    return b"\0".join((MAGIC, canonical_json(header), b""))
 
 
 def _checked_header(space: FeatureSpace, encoded: bytes) -> tuple[tuple[str, ...], int]:
@@ -90,7 +143,7 @@ def _checked_header(space: FeatureSpace, encoded: bytes) -> tuple[tuple[str, ...
         header: Any = json.loads(encoded)
         version, name, dim = header["version"], header["space"], header["dim"]
         labels, n_clipped = header["labels"], header["n_clipped"]
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise _corrupt("a malformed header") from e
     if version != VERSION:
         raise StateError(f"statistics have format version {version!r}; this soundkeep reads {VERSION}: update it")

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from edge.bundle import Bundle
     from edge.config import Settings
+    from edge.ear import Worn
+    from edge.journal import Journal
     from edge.live import LiveListener, Parts
     from edge.sinks import EventSink
 
@@ -36,8 +39,10 @@ def listen(bench: Workbench, source: str, speed: str, api: str | None, pcm_rate:
     """Listen, report every event, and take commands meanwhile. Ends with the source, or with Ctrl-C."""
     from edge.api_server import bind, parse_address
     from edge.audio import open_source
+    from edge.backbones import start_ear
+    from edge.commands.sync import background_sync
     from edge.decision import Decider
-    from edge.embedder import Embedder
+    from edge.ear import Ear
     from edge.idle import IdleWork
     from edge.inbox import Inbox
     from edge.journal import Journal
@@ -46,28 +51,31 @@ def listen(bench: Workbench, source: str, speed: str, api: str | None, pcm_rate:
     from edge.metrics import Metrics
     from edge.recent import RecentEvents, RecentSound
     from edge.sinks import EventFeed
+    from edge.sync.upgrade import LiveEar, Upgrade
     from edge.windows import Windower
 
     address = None if api in (None, "off") else parse_address(api)
-    settings, bundle = bench.settings(), bench.bundle()
-    space = bundle.space
+    settings = bench.settings()
     with ExitStack() as stack:
+        journal = stack.enter_context(Journal.open(bench.state_dir))
+        found = start_ear(bench.state_dir, bench.bundle_option)
+        bench.tell_of(found)
+        bundle = found.bundle
+        journal.space = space = bundle.space
         sound = open_source(source, space.sample_rate, speed="max" if speed == "max" else "real", pcm_rate=pcm_rate)
-        journal = stack.enter_context(Journal.open(bench.state_dir, space=space))
         bench.tell_findings(journal)
         bound = None if api == "off" else stack.enter_context(bind(address))
-        embedder = Embedder(bundle, provider=provider)
-        learner = bench.learner(journal, bundle, live=True)
-        stack.callback(learner.save_snapshot)
+        wear = Wearing(bench, journal, provider)
+        ear = Ear(wear(bundle))
+        stack.callback(ear.save_snapshot)
         inbox = Inbox(max_blocks=settings.listen.max_waiting_blocks, max_commands=settings.listen.max_waiting_commands)
         recent = RecentSound(space, settings.listen.recent_seconds, keep_audio=settings.learn.clip_budget_bytes > 0)
-        about = {"provider": embedder.provider, "bundle": bundle.name, "version": __version__}
+        about = {"provider": provider, "bundle": bundle.name, "version": __version__}
         parts = Parts(
             source=sound,
             inbox=inbox,
             windower=Windower(space.window_length, space.hop_length),
-            embedder=embedder,
-            learner=learner,
+            ear=ear,
             recent=recent,
             recent_events=RecentEvents(recent, settings.listen.max_events_kept),
             feed=EventFeed(),
@@ -76,36 +84,44 @@ def listen(bench: Workbench, source: str, speed: str, api: str | None, pcm_rate:
             about=about,
         )
         printed = stack.enter_context(_printed_events(bench, parts, live=source == "-" or source.startswith("mic")))
+        decider = Decider(
+            ear.worn.decision,
+            sample_rate=space.sample_rate,
+            window_length=space.window_length,
+            hop_length=space.hop_length,
+        )
         listener = Listener(
             source=sound,
             inbox=inbox,
             windower=parts.windower,
-            embedder=embedder,
-            judge=learner,
-            decider=Decider(
-                bench.decision_settings(bundle),
-                sample_rate=space.sample_rate,
-                window_length=space.window_length,
-                hop_length=space.hop_length,
-            ),
+            embedder=ear,
+            judge=ear,
+            decider=decider,
             recent=recent,
             sinks=[printed, parts.recent_events, parts.feed],
             meter=parts.metrics,
         )
+        idle = IdleWork(
+            lambda: ear.learner,
+            inbox.call,
+            idle_seconds=settings.learn.idle_seconds,
+            default_ridge=ear.worn.ridge,
+            tell=bench.tell,
+        )
+        ear.follow(lambda worn: decider.use(worn.decision))
+        ear.follow(lambda worn: recent.hear_with(worn.embedder))
+        ear.follow(lambda worn: setattr(idle, "default_ridge", worn.ridge))
+        upgrade = Upgrade(
+            bench.state_dir, settings.sync, tell=bench.tell, live=LiveEar(ear, inbox.call, recent, wear, sound.health)
+        )
+        upgrade.go_on(found)
         if bound is not None:
             stack.enter_context(_served(bench, LiveListener(parts, clips=bench.clips()), bound, settings))
-        stack.enter_context(
-            IdleWork(
-                learner,
-                inbox.call,
-                idle_seconds=settings.learn.idle_seconds,
-                default_ridge=_ridge_to_prefer(settings, bundle),
-                tell=bench.tell,
-            )
-        )
+        stack.enter_context(idle)
+        stack.enter_context(background_sync(bench, ear, inbox.call, upgrade))
         stack.enter_context(_stopped_by_signals(inbox.stop))
         bench.tell(
-            f"listening to {sound.name} with {bundle.name}, {len(learner.labels)} class(es) known; end with Ctrl-C"
+            f"listening to {sound.name} with {bundle.name}, {len(ear.learner.labels)} class(es) known; end with Ctrl-C"
         )
         listener.run()
 
@@ -115,7 +131,7 @@ def _printed_events(bench: Workbench, parts: Parts, *, live: bool) -> Iterator[E
     """Events on stdout, behind a queue: when its reader is stuck, a live stream drops events and a replay waits."""
     from edge.sinks import JsonLinesSink, QueuedSink, TextSink
 
-    rate = parts.embedder.space.sample_rate
+    rate = parts.ear.space.sample_rate
     lines = JsonLinesSink(sys.stdout, rate, clock=time.time if live else None)
     sink = QueuedSink(
         lines if bench.as_json else TextSink(sys.stdout, rate),
@@ -150,6 +166,28 @@ def _served(bench: Workbench, live: LiveListener, bound: socket.socket, settings
             yield
         finally:
             withdraw(bench.state_dir)
+
+
+@dataclass(frozen=True)
+class Wearing:
+    """Makes a bundle ready to be worn by this listener: loads it, and folds what is known in its space."""
+
+    bench: Workbench
+    journal: Journal
+    provider: str
+
+    def __call__(self, bundle: Bundle) -> Worn:
+        from edge.ear import Worn
+        from edge.embedder import Embedder
+
+        return Worn(
+            bundle.name,
+            Embedder(bundle, provider=self.provider),
+            self.bench.learner(self.journal, bundle, live=True),
+            self.bench.decision_settings(bundle),
+            _ridge_to_prefer(self.bench.settings(), bundle),
+            bundle,
+        )
 
 
 def _ridge_to_prefer(settings: Settings, bundle: Bundle) -> float | None:

@@ -11,7 +11,7 @@ from edge.commands.workbench import Workbench
 from edge.errors import MisuseError
 
 if TYPE_CHECKING:
-    from edge.bundle import Bundle
+    from edge.backbones import FoundEar
     from edge.desk import Answer
     from edge.hearing import Example
 
@@ -34,9 +34,9 @@ def teach(bench: Workbench, label: str, files: tuple[str, ...], last: float | No
     name = normalize_label(label)
     _exactly_one_way(files, last, record)
     if files:
-        bundle = bench.bundle()
-        examples = _examples(bench, bundle, files, background=False)
-        with bench.writing(bundle) as desk:
+        found = bench.ear()
+        examples = _examples(bench, found, files, background=False)
+        with bench.writing(found.bundle) as desk:
             _report(bench, desk.teach(name, examples))
         return
     with bench.running_listener("--last and --record") as client:
@@ -55,9 +55,9 @@ def ignore(bench: Workbench, files: tuple[str, ...], last: float | None) -> None
     """Teach what to stay silent on, from FILES or from the running listener."""
     _exactly_one_way(files, last, None)
     if files:
-        bundle = bench.bundle()
-        examples = _examples(bench, bundle, files, background=True)
-        with bench.writing(bundle) as desk:
+        found = bench.ear()
+        examples = _examples(bench, found, files, background=True)
+        with bench.writing(found.bundle) as desk:
             _report(bench, desk.ignore(examples))
     elif last is not None:
         with bench.running_listener("--last") as client:
@@ -85,14 +85,15 @@ def _exactly_one_way(files: Sequence[str], last: float | None, record: float | N
         )
 
 
-def _examples(bench: Workbench, bundle: Bundle, files: Sequence[str], *, background: bool) -> list[Example]:
+def _examples(bench: Workbench, found: FoundEar, files: Sequence[str], *, background: bool) -> list[Example]:
     from edge.embedder import Embedder
     from edge.hearing import example_of_file
 
-    embedder = Embedder(bundle)
+    embedder = Embedder(found.bundle)
+    twin = None if found.before is None else Embedder(found.before)
     keep_audio = bench.settings().learn.clip_budget_bytes > 0
     return [
-        example_of_file(file, embedder, background=background, keep_audio=keep_audio)
+        example_of_file(file, embedder, background=background, keep_audio=keep_audio, twin=twin)
         for file in bench.progress(files, "listening to")
     ]
 

@@ -17,6 +17,7 @@ from edge.errors import SoundkeepError, StateLockedError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edge.backbones import FoundEar
     from edge.bundle import Bundle
     from edge.client import ListenerClient
     from edge.clips import ClipStore
@@ -65,9 +66,19 @@ class Workbench:
         return load_settings(self.state_dir)
 
     def bundle(self) -> Bundle:
-        from edge.backbones import open_backbone
+        return self.ear().bundle
 
-        return open_backbone(self.state_dir, self.bundle_option)
+    def ear(self) -> FoundEar:
+        """The backbone in use and, during a trial, the one before; what is wrong with them is said."""
+        from edge.backbones import find_ear
+
+        found = find_ear(self.state_dir, self.bundle_option)
+        self.tell_of(found)
+        return found
+
+    def tell_of(self, found: FoundEar) -> None:
+        for finding in found.findings:
+            self.tell(f"soundkeep: {finding}")
 
     def decision_settings(self, bundle: Bundle) -> DecisionSettings:
         """The decision's settings: the owner's before the bundle's before our own."""
@@ -99,7 +110,7 @@ class Workbench:
         with journal:
             self.tell_findings(journal)
             learner = self.learner(journal, chosen)
-            yield LocalDesk(learner, clips=self.clips())
+            yield LocalDesk(learner, clips=self.clips(), on_trial=self._on_trial())
             learner.save_snapshot()
 
     @contextmanager
@@ -122,6 +133,11 @@ class Workbench:
         readout = readout_of(bundle.detection, self.settings().learn, journal, space)
         threshold = self.decision_settings(bundle).threshold
         return Learner(journal, space, prior=bundle.prior(), readout=readout, live=live, similar_above=threshold)
+
+    def _on_trial(self) -> bool:
+        from edge.sync.slots import load_slots
+
+        return self.bundle_option is None and load_slots(self.state_dir)[0].trial is not None
 
     def clips(self) -> ClipStore:
         """The store of taught audio, which keeps nothing unless the owner gave it a budget."""

@@ -65,8 +65,20 @@ def decode_state(data: bytes) -> StateMessage:
 
     Raises SyncError with the reason.
     """
-    body, digest = data[:-_ID_BYTES], data[-_ID_BYTES:]
-    if len(body) < _HEAD.size or not body.startswith(MAGIC):
+    revision, space, ids, stored = split_state(data)
+    try:
+        return StateMessage(revision, ids, SufficientStatistics.from_bytes(space, bytes(stored)))
+    except SoundkeepError as error:
+        raise SyncError(f"the statistics of the statement cannot be read: {error}") from None
+
+
+def split_state(data: bytes) -> tuple[int, FeatureSpace, tuple[str, ...], memoryview]:
+    """Read all but the statistics: revision, space, record ids, and the statistics' bytes (``edge.statistics_file``).
+
+    Raises SyncError with the reason.
+    """
+    body, digest = memoryview(data)[:-_ID_BYTES], data[-_ID_BYTES:]
+    if len(body) < _HEAD.size or not data.startswith(MAGIC):
         raise SyncError("these bytes are not a statement of what a device knows")
     if hashlib.sha256(body).digest() != digest:
         raise SyncError("the statement does not match its SHA-256: it was cut off or altered")
@@ -78,7 +90,7 @@ def decode_state(data: bytes) -> StateMessage:
     start = _HEAD.size + n_header
     if n_header > MAX_SPACE_BYTES or len(body) < start + _COUNT.size:
         raise SyncError(f"the statement has a header of {n_header} bytes in {len(data)}; it is malformed")
-    revision, space = _parse_header(body[_HEAD.size : start])
+    revision, space = _parse_header(bytes(body[_HEAD.size : start]))
     (n_records,) = _COUNT.unpack_from(body, start)
     start += _COUNT.size
     end = start + n_records * _ID_BYTES
@@ -87,11 +99,7 @@ def decode_state(data: bytes) -> StateMessage:
     ids = tuple(body[i : i + _ID_BYTES].hex() for i in range(start, end, _ID_BYTES))
     if any(a >= b for a, b in pairwise(ids)):
         raise SyncError("the record ids of the statement are not ascending and unique")
-    try:
-        statistics = SufficientStatistics.from_bytes(space, body[end:])
-    except SoundkeepError as error:
-        raise SyncError(f"the statistics of the statement cannot be read: {error}") from None
-    return StateMessage(revision, ids, statistics)
+    return revision, space, ids, body[end:]
 
 
 def _parse_header(encoded: bytes) -> tuple[int, FeatureSpace]:

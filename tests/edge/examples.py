@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edge.journal import Journal
+from edge.journal import Image, Journal
 from edge.records import Record
 from edge.space import EmbeddingSpace
 
@@ -26,6 +26,14 @@ def teach(journal: Journal, *records: Record) -> tuple[str, ...]:
     return journal.teach(records, provenance=origins(len(records))).new_ids
 
 
+def image(
+    of: Record, seed: int, *, n_windows: int = 3, space: EmbeddingSpace = OTHER_SPACE, how: str = "clip"
+) -> Image:
+    """Return an image of ``of`` in ``space`` whose embeddings follow from ``seed`` alone."""
+    embeddings = example("x", seed, n_windows=n_windows, space=space).embeddings
+    return Image((of.space_sha256, of.content_sha256), embeddings, how)
+
+
 def origins(n: int) -> Sequence[dict[str, Any]]:
     return [{"file": f"clip {i}.wav", "start_sample": [0], "source": "file"} for i in range(n)]
 
@@ -35,6 +43,7 @@ def picture(journal: Journal) -> dict[str, Any]:
     records = journal.records()
     return {
         "records": {i: (r.label, r.embeddings.tobytes()) for i, r in records.items()},
+        "elsewhere": {i: r.embeddings.tobytes() for i, r in journal.records(OTHER_SPACE.sha256).items()},
         "disabled": journal.disabled_labels(),
         "history": [(e.seq, e.action, e.detail, e.n_records, e.undone) for e in journal.history()],
         "last": (journal.last_seq, journal.last_hash),

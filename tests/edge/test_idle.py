@@ -54,7 +54,7 @@ def learner(tmp_path: Path) -> Iterator[Learner]:
 
 def test_the_choice_is_kept_and_used_and_what_was_learnt_is_untouched(learner: Learner) -> None:
     known = learner.statistics_sha256
-    chosen = IdleWork(learner, call, idle_seconds=0.0, default_ridge=2.0**10).work()
+    chosen = IdleWork(lambda: learner, call, idle_seconds=0.0, default_ridge=2.0**10).work()
     assert chosen is not None and chosen.statistics_sha256 == known
     assert learner.readout.ridge == chosen.ridge < 2.0**10
     assert learner.statistics_sha256 == known
@@ -68,7 +68,7 @@ def test_the_choice_is_kept_and_used_and_what_was_learnt_is_untouched(learner: L
 
 
 def test_without_a_preferred_ridge_there_is_a_snapshot_and_no_choice(learner: Learner) -> None:
-    assert IdleWork(learner, call, idle_seconds=0.0, default_ridge=None).work() is None
+    assert IdleWork(lambda: learner, call, idle_seconds=0.0, default_ridge=None).work() is None
     assert learner.readout.ridge == 2.0**10
     assert list(learner.journal.state_dir.glob("*.snapshot"))
 
@@ -83,7 +83,7 @@ def test_a_choice_that_something_learnt_overtook_is_dropped(learner: Learner) ->
             learner.teach("class 0", [example(0, 99)])
         return call(work)
 
-    IdleWork(learner, overtaken, idle_seconds=0.0, default_ridge=2.0**10).work()
+    IdleWork(lambda: learner, overtaken, idle_seconds=0.0, default_ridge=2.0**10).work()
     assert calls == 3 and learner.readout.ridge == 2.0**10
     assert learner.journal.get_kv(CALIBRATION + FEATURES.sha256) is None
 
@@ -97,7 +97,9 @@ def test_it_waits_until_nothing_was_learnt_for_a_while_and_then_works_once(learn
         done.set()
         return call(work)
 
-    idle = IdleWork(learner, counting, idle_seconds=30.0, default_ridge=None, poll_seconds=0.002, clock=lambda: now[0])
+    idle = IdleWork(
+        lambda: learner, counting, idle_seconds=30.0, default_ridge=None, poll_seconds=0.002, clock=lambda: now[0]
+    )
     with idle:
         time.sleep(0.05)
         assert not calls, "nothing was learnt since the start"
@@ -121,7 +123,7 @@ def test_when_it_fails_somebody_is_told_and_nothing_else_happens(learner: Learne
         told.set()
 
     idle = IdleWork(
-        learner,
+        lambda: learner,
         refusing,
         idle_seconds=1.0,
         default_ridge=None,

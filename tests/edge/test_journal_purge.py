@@ -15,7 +15,7 @@ from edge.journal import Journal
 from edge.records import Record, embedding_bytes
 from edge.snapshot import save_snapshot, sum_of
 from edge.space import FeatureSpace
-from tests.edge.examples import SPACE, example, teach
+from tests.edge.examples import OTHER_SPACE, SPACE, example, image, teach
 from tests.simulators.journal_script import killed_child
 
 SECRET = {"file": "/home/ann/grandmother's voice.wav"}
@@ -167,3 +167,26 @@ def test_without_rewriting_the_database_remnants_would_stay(tmp_path: Path, monk
     with filled(tmp_path, secret) as journal:
         journal.forget_record(secret.id, purge=True)
         assert found(tmp_path, secret), "the log still holds it"
+
+
+def test_a_purge_by_the_name_of_an_image_removes_the_record_and_every_image(tmp_path: Path) -> None:
+    secret = example("voice", 77, n_windows=9)
+    with filled(tmp_path, secret) as journal:
+        older, newer = (image(secret, seed, n_windows=7) for seed in (900, 901))
+        stays = image(example("a", 0, n_windows=1), 902)
+        for one in (older, newer, stays):
+            journal.move([one], OTHER_SPACE)
+        assert journal.verify().n_purged == 0
+        there = journal.records(OTHER_SPACE.sha256)
+        named = next(i for i in there if there.about(i).label == "voice")
+        assert journal.clip_content(named) == secret.content_sha256
+        assert journal.provenance(named) == SECRET
+        images = [Record(OTHER_SPACE.sha256, "voice", one.embeddings) for one in (older, newer)]
+        assert all(found(tmp_path, one) for one in images), "the search finds what is there"
+        journal.forget_record(named, purge=True)
+        assert found(tmp_path, secret) == [] and all(found(tmp_path, one) == [] for one in images)
+        assert [r.label for r in journal.records(OTHER_SPACE.sha256).values()] == ["a"]
+        assert journal.verify().intact and journal.verify().n_purged == 3
+        assert journal.move([newer], OTHER_SPACE) == 0, "what was purged meanwhile gets no image"
+    with Journal.open(tmp_path, space=OTHER_SPACE) as journal:
+        assert journal.findings == () and len(journal.records()) == 1

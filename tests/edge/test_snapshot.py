@@ -13,7 +13,7 @@ from edge.journal import Journal
 from edge.snapshot import remove_snapshots, restore_statistics, save_snapshot, sum_of
 from edge.space import FeatureSpace, Lift
 from edge.statistics import SufficientStatistics
-from tests.edge.examples import OTHER_SPACE, SPACE, example, origins, teach
+from tests.edge.examples import OTHER_SPACE, SPACE, example, image, origins, teach
 
 FEATURES = FeatureSpace(SPACE)
 
@@ -138,3 +138,27 @@ def test_without_the_checks_a_wrong_sum_would_be_served(tmp_path: Path) -> None:
         body = path.read_bytes()[:-32]
         assert hashlib.sha256(body).digest() == path.read_bytes()[-32:], "its own hash holds"
         assert SufficientStatistics.from_bytes(FEATURES, body[-len(wrong.to_bytes()) :]) != from_scratch(journal)
+
+
+def test_a_snapshot_follows_images(tmp_path: Path) -> None:
+    """In the space that records moved to: from images alone, through later images, forgetting and undoing."""
+    other = FeatureSpace(OTHER_SPACE)
+    with filled(tmp_path) as journal:
+        journal.move([image(example(f"class {seed % 3}", seed), 100 + seed) for seed in range(8)], OTHER_SPACE)
+        assert len(journal.records(OTHER_SPACE.sha256)) == 8
+        save_snapshot(journal, from_scratch(journal, other))
+        changes = (
+            lambda: journal.move([image(example("class 0", 0), 200), image(example("class 2", 11), 201)], OTHER_SPACE),
+            lambda: journal.rename("class 1", "door"),
+            lambda: journal.forget("door"),
+            journal.undo,
+            lambda: journal.merge_classes("class 2", "class 0"),
+        )
+        for change in changes:
+            change()
+            restored = restore_statistics(journal, other)
+            assert restored.from_snapshot
+            assert restored.statistics.sha256 == from_scratch(journal, other).sha256
+        assert len(journal.records(OTHER_SPACE.sha256)) == 9
+        journal.forget("class 0", purge=True)
+        assert restore_statistics(journal, other).statistics.sha256 == from_scratch(journal, other).sha256

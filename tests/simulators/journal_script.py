@@ -7,8 +7,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from edge.journal import Journal
-from tests.edge.examples import SPACE, example, origins, teach
+from edge.journal import Journal, Twin
+from tests.edge.examples import OTHER_SPACE, SPACE, example, image, origins, teach
 
 Command = Callable[[Journal], object]
 
@@ -19,13 +19,21 @@ COMMANDS: tuple[Command, ...] = (
     lambda journal: journal.rename("a", "c"),
     lambda journal: journal.merge_classes("b", "c"),
     lambda journal: journal.undo(),
+    lambda journal: journal.move(
+        [image(example("c", 1), 101), image(example("c", 2), 102, n_windows=90), image(example("b", 3), 103)],
+        OTHER_SPACE,
+    ),
     lambda journal: journal.set_kv("calibration", {"ridge": 0.5}),
     lambda journal: journal.import_records([example("c", 1), example("d", 5), example("d", 6)]),
     lambda journal: journal.forget("d"),
     lambda journal: journal.undo(),
     lambda journal: journal.enable("d", False),
     lambda journal: journal.forget_record(example("c", 2).id, purge=True),
-    lambda journal: teach(journal, example("c", 2)),
+    lambda journal: journal.teach(
+        [example("c", 2)],
+        provenance=origins(1),
+        twins=[Twin(OTHER_SPACE, example("x", 104, space=OTHER_SPACE).embeddings)],
+    ),
 )
 
 

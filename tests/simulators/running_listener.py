@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edge.config import ListenSettings
 from edge.decision import Decider, DecisionSettings, Event
+from edge.ear import Ear, Worn
 from edge.inbox import Inbox
 from edge.journal import Journal
 from edge.learner import Learner
@@ -71,12 +72,12 @@ def running_listener(
     with Journal.open(state_dir, space=SPACE) as journal:
         learner = Learner(journal, FeatureSpace(SPACE), prior=background_of(embedder), readout=Readout(), live=True)
         recent = RecentSound(SPACE, settings.recent_seconds)
+        ear = Ear(Worn("numpy", embedder, learner, DECISION))
         parts = Parts(
             source=source,
             inbox=inbox,
             windower=Windower(WINDOW_LENGTH, HOP_LENGTH),
-            embedder=embedder,
-            learner=learner,
+            ear=ear,
             recent=recent,
             recent_events=RecentEvents(recent, settings.max_events_kept),
             feed=EventFeed(),
@@ -90,8 +91,8 @@ def running_listener(
             source=source,
             inbox=inbox,
             windower=parts.windower,
-            embedder=embedder,
-            judge=learner,
+            embedder=ear,
+            judge=ear,
             decider=Decider(DECISION, sample_rate=SAMPLE_RATE, window_length=WINDOW_LENGTH, hop_length=HOP_LENGTH),
             recent=recent,
             sinks=[parts.recent_events, parts.feed],
