@@ -1,5 +1,6 @@
-"""``soundkeep-trainer``: makes ears. Exit codes: 0 done, 1 the world refused, 2 the command was wrong.
+"""``soundkeep-trainer``: makes ears, and serves a fleet.
 
+Exit codes: 0 done, 1 the world refused, 2 the command was wrong. With ``--json`` answers are one JSON object a line.
 Commands live in ``trainer.commands`` and are imported when they are called, so that help is fast.
 """
 
@@ -12,6 +13,7 @@ import click
 
 from edge import __version__
 from edge.errors import SoundkeepError
+from trainer.commands.answers import Answers
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "speak": ("sets", "Have espeak-ng say a vocabulary, as one more data set."),
@@ -22,6 +24,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "backbone": ("backbone", "List and fetch public backbones; run one on a waveform."),
     "adapt": ("adapt", "Adapt a backbone to classes that come in sessions."),
     "benchmark": ("benchmark", "Compare methods of class-incremental learning."),
+    "serve": ("serve", "Run the server that a fleet of devices syncs with."),
+    "devices": ("devices", "List, enrol, revoke and remove the devices of the fleet."),
+    "fleet": ("fleet", "Show and verify what the whole fleet knows."),
+    "labels": ("labels", "Merge, split or keep private the labels of the devices."),
+    "jobs": ("jobs", "Have the backbone adapted to what the fleet heard; watch and cancel."),
+    "bundles": ("bundles", "Publish bundles; list what was published and why not."),
+    "keys": ("keys", "Make, show and rotate the keys that bundles are signed with."),
 }
 
 
@@ -57,9 +66,12 @@ class _Trainer(click.Group):
 
 
 @click.group(cls=_Trainer, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line on stdout.")
 @click.version_option(__version__, prog_name="soundkeep-trainer")
-def main() -> None:
-    """Train the ears that soundkeep's devices hear with, and adapt them to new sounds."""
+@click.pass_context
+def main(ctx: click.Context, as_json: bool) -> None:
+    """Train the ears that soundkeep's devices hear with, serve a fleet, and adapt them to new sounds."""
+    ctx.obj = Answers(as_json)
 
 
 if __name__ == "__main__":

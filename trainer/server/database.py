@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import ArgumentError
@@ -14,6 +16,9 @@ from sqlalchemy.orm import Session
 from edge.errors import ConfigurationError
 
 DATABASE_NAME = "server.db"
+BUSY_SECONDS = 30
+_READING = "soundkeep_reading"
+Row = TypeVar("Row")
 
 
 def database_url(data_dir: Path, given: str | None) -> str:
@@ -27,7 +32,7 @@ def open_database(url: str) -> Engine:
     """Open an engine whose commits are on disk when they return. Raises ConfigurationError for any other URL."""
     try:
         if url.startswith("sqlite"):
-            engine = create_engine(url, connect_args={"timeout": 30.0}, pool_size=8, max_overflow=8)
+            engine = create_engine(url, connect_args={"timeout": float(BUSY_SECONDS)}, pool_size=8, max_overflow=8)
             event.listen(engine, "connect", _on_sqlite)
             event.listen(engine, "begin", _begin_immediate)
             return engine
@@ -53,13 +58,43 @@ def transaction(engine: Engine) -> Iterator[Session]:
         yield session
 
 
+@contextmanager
+def reading(engine: Engine) -> Iterator[Session]:
+    """A session that only reads: one picture of the database, and on SQLite no writer waits for it."""
+    with (
+        engine.connect().execution_options(**{_READING: True}) as connection,
+        Session(connection, expire_on_commit=False) as session,
+    ):
+        yield session
+
+
+def lock_row(session: Session, table: type[Row], key: Any) -> Row | None:
+    """Read a row so that no other transaction changes it before this one ends."""
+    return session.get(table, key, populate_existing=True, with_for_update=not is_sqlite(session))
+
+
 def _on_sqlite(connection: Any, record: object) -> None:
     connection.isolation_level = None
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+    for pragma in (f"busy_timeout={BUSY_SECONDS * 1000}", "synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
+    _use_write_ahead_log(cursor)
     cursor.close()
 
 
+def _use_write_ahead_log(cursor: sqlite3.Cursor) -> None:
+    """SQLite does not wait for others when it changes the mode of a new file, whatever busy_timeout says."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
 def _begin_immediate(connection: Any) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    only_reads = connection.get_execution_options().get(_READING, False)
+    connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")

@@ -42,6 +42,12 @@ class Device(Base):
     sequence_top: Mapped[int] = mapped_column(BigInteger, default=0)
     sequence_seen: Mapped[bytes] = mapped_column(LargeBinary, default=b"")
     n_bytes_up: Mapped[int] = mapped_column(BigInteger, default=0)
+    minute: Mapped[int] = mapped_column(BigInteger, default=0)
+    n_requests: Mapped[int] = mapped_column(Integer, default=0)
+    """Signed requests within ``minute`` (minutes since 1970)."""
+    day: Mapped[int] = mapped_column(BigInteger, default=0)
+    n_bytes_today: Mapped[int] = mapped_column(BigInteger, default=0)
+    """Bytes of uploads within ``day`` (days since 1970)."""
     report: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     """What the device last said of itself: version, bundle, slot, setting (``edge.sync.words``)."""
 

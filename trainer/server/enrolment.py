@@ -1,0 +1,120 @@
+"""How a device becomes known: a token that the operator hands over, used once, and the key that the device brings."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+import secrets
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from edge.errors import StateError
+from edge.sync.keys import PUBLIC_BYTES, device_id
+from trainer.server.auth import Request, require_not_revoked, require_signature, signed_headers, use_sequence
+from trainer.server.database import lock_row, transaction
+from trainer.server.opening import Server
+from trainer.server.plain_words import plain_text
+from trainer.server.refusals import Refused, remember_refusal
+from trainer.server.tables import Device, Setting, Token
+
+CHANCE_LENGTH = 22
+FINGERPRINT_LENGTH = 22
+MAX_NAME_LENGTH = 100
+ROOT_PATH = Path("repository") / "metadata" / "1.root.json"
+SERVER_ID_KEY = "server_id"
+_TOKEN = re.compile(rf"[A-Za-z0-9_-]{{{CHANCE_LENGTH}}}([A-Za-z0-9_-]{{{FINGERPRINT_LENGTH}}})?\Z")
+_MAX_ROOT_BYTES = 1 << 20
+
+
+def first_root(data_dir: Path) -> bytes | None:
+    """Return the first TUF root file of the server; None where no repository was made. Raises StateError."""
+    try:
+        with (data_dir / ROOT_PATH).open("rb") as file:
+            return file.read(_MAX_ROOT_BYTES)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StateError(f"the root file of the bundles cannot be read ({error}); correct its rights") from error
+
+
+def fingerprint(root: bytes) -> str:
+    """Return the part of a token that names the first root file."""
+    return base64.urlsafe_b64encode(hashlib.sha256(root).digest()).decode("ascii")[:FINGERPRINT_LENGTH]
+
+
+def make_token(server: Server) -> str:
+    """Return a new token for one device; only its hash is kept."""
+    chance = secrets.token_urlsafe(16)
+    with transaction(server.engine) as session:
+        session.add(Token(sha256=_token_name(chance), created_at=server.clock()))
+    root = first_root(server.data_dir)
+    return chance if root is None else chance + fingerprint(root)
+
+
+def enrol(server: Server, request: Request) -> dict[str, Any]:
+    """Take up the device that sends ``request``; the same key with the same token gets the same answer again.
+
+    Raises Refused: 401 bad-signature, 403 bad-token and revoked, 409 replayed, 422 refused.
+    """
+    token, public_key, name = _parse(request.body)
+    signed = signed_headers(request)
+    require_signature(signed, public_key, request)
+    device, now = device_id(public_key), server.clock()
+    refused: Refused | None = None
+    with transaction(server.engine) as session:
+        offered = lock_row(session, Token, _token_name(token)) if _TOKEN.match(token) else None
+        if offered is None or offered.used_by not in (None, device) or (offered.used_by is None and offered.used_at):
+            refused = Refused(
+                403, "bad-token", "this token is not known, or was used; ask the operator for another one"
+            )
+            remember_refusal(session, now, None, "enrolment", f"{name!r} came with a token that is not known or used")
+        else:
+            row = lock_row(session, Device, device)
+            if row is None:
+                row = Device(id=device, name=name, public_key=public_key, status="active", enrolled_at=now)
+                row.sequence_top, row.sequence_seen = 0, b""
+                session.add(row)
+            require_not_revoked(row)
+            use_sequence(row, signed.sequence)
+            row.name, row.last_seen_at = name, now
+            offered.used_by, offered.used_at = device, offered.used_at or now
+        server_id = _server_id(session)
+    if refused is not None:
+        raise refused
+    root = first_root(server.data_dir)
+    encoded = None if root is None else base64.b64encode(root).decode("ascii")
+    return {"device_id": device, "server": server_id, "root": encoded}
+
+
+def _token_name(token: str) -> str:
+    return hashlib.sha256(b"soundkeep token 1\0" + token[:CHANCE_LENGTH].encode("ascii")).hexdigest()
+
+
+def _parse(body: bytes) -> tuple[str, bytes, str]:
+    try:
+        values = json.loads(body)
+        token, encoded, name = values["token"], values["public_key"], values["name"]
+        if not isinstance(token, str) or not isinstance(encoded, str):
+            raise TypeError("token and public_key are texts")
+        public_key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True)
+        if len(public_key) != PUBLIC_BYTES:
+            raise ValueError(f"the public key has {len(public_key)} bytes, wanted {PUBLIC_BYTES}")
+        return token, public_key, plain_text(name, MAX_NAME_LENGTH)
+    except (ValueError, TypeError, KeyError, RecursionError, binascii.Error) as error:
+        raise Refused(
+            422, "refused", f"the enrolment is malformed: {str(error) or type(error).__name__:.200}"
+        ) from None
+
+
+def _server_id(session: Session) -> str:
+    row = session.get(Setting, SERVER_ID_KEY)
+    if row is None:
+        row = Setting(key=SERVER_ID_KEY, value=secrets.token_hex(16))
+        session.add(row)
+        session.flush()
+    return str(row.value)
