@@ -51,6 +51,7 @@ def enrol(bench: Workbench, url: str, token: str, level: str, name: str | None, 
         require_root,
         root_hash_of,
     )
+    from edge.sync.offers import read_root
     from edge.sync.outbox import Outbox
     from edge.sync.session import one_at_a_time
     from edge.sync.sharing import parse_level, words_of
@@ -72,7 +73,8 @@ def enrol(bench: Workbench, url: str, token: str, level: str, name: str | None, 
     ):
         device_id, root = client.enrol(token, called)
     require_root(root, wanted_root)
-    if root:
+    if root and root != read_root(bench.state_dir):
+        folder.forget_trust()
         folder.save_root(root)
     folder.save(Enrolment(server, device_id, called, level, hashlib.sha256(root).hexdigest() if root else ""))
     if wanted_root is None:
@@ -109,13 +111,57 @@ def now(bench: Workbench, again: bool) -> None:
 
 
 @sync.command()
+@click.argument("source")
+@click.option(
+    "--root", type=click.Path(exists=True, dir_okay=False), help="The fleet's first root file, if not enrolled."
+)
+@click.pass_obj
+def bundle(bench: Workbench, source: str, root: str | None) -> None:
+    """Take the newest backbone from a copy of the repository: SOURCE is a folder (a USB stick) or an address.
+
+    Only what the keys of the fleet signed is taken, wherever it comes from. Its trial begins with the next start of
+    the listener.
+    """
+    from edge.sync.device_file import SyncFolder
+    from edge.sync.fetcher import FolderFetcher, WebFetcher
+    from edge.sync.offers import MAX_ROOT_BYTES, read_root, take_newest
+    from edge.sync.session import one_at_a_time
+    from edge.sync.upgrade import Upgrade
+
+    fetcher = WebFetcher(source) if "://" in source else FolderFetcher(Path(source))
+    folder, trusted = SyncFolder(bench.state_dir), read_root(bench.state_dir)
+    given = None if root is None else Path(root).read_bytes()[:MAX_ROOT_BYTES]
+    if trusted is not None and given not in (None, trusted):
+        raise MisuseError(f"this device trusts another root file ({folder.root_path}); leave --root out")
+    first = trusted or given
+    if first is None:
+        raise MisuseError(
+            "this device has no root file to check a bundle against; give the fleet's with --root "
+            "(DATA/repository/metadata/1.root.json of its server), from a person, not from where the bundle is"
+        )
+    if _is_listening(bench):
+        raise MisuseError("a listener runs; end it first: the new backbone's trial begins with its next start")
+    in_use = bench.bundle()
+    upgrade = Upgrade(bench.state_dir, bench.settings().sync, tell=bench.tell)
+    with one_at_a_time(folder):
+        if trusted is None:
+            folder.save_root(first)
+        considered = take_newest(fetcher, first, bench.state_dir, in_use, upgrade.consider)
+    if considered is None:
+        words = f"nothing there is newer than {in_use.name} {in_use.version}, or it was tried before"
+        bench.answer({"source": source, "taken": None}, words)
+    else:
+        bench.answer({"source": source, "taken": considered.to_json()}, considered.words)
+
+
+@sync.command()
 @click.pass_obj
 def status(bench: Workbench) -> None:
     """Say what leaves this device, what waits, what was refused and why, and how much the last sync sent."""
     from edge.sync.device_file import SyncFolder
     from edge.sync.outbox import Outbox
     from edge.sync.pending import waiting
-    from edge.sync.sharing import private_words, words_of
+    from edge.sync.sharing import private_words, short_words_of, words_of
 
     folder = SyncFolder(bench.state_dir)
     enrolment = folder.load()
@@ -147,12 +193,15 @@ def status(bench: Workbench) -> None:
             "dropped": {"n": dropped[0], "n_bytes": dropped[1]},
             "refused": [{"kind": r.kind, "item": r.item, "reason": r.reason} for r in refused],
             "audit": audit,
+            "last_upload": outbox.get("last_upload"),
             "budget_left": int(outbox.budget().tokens),
             "slot": slot_word(bench),
             "bundle_trouble": outbox.get("bundle_trouble"),
+            "bundle_put_off": (outbox.get("put_off") or {}).get("words"),
             "findings": outbox.findings,
         }
-    bench.answer(answer, "\n".join(_status_words(answer, private_words(hidden))))
+    level = f"{enrolment.level}: {short_words_of(enrolment.level)}"
+    bench.answer(answer, "\n".join(_status_words(answer, level, private_words(hidden))))
 
 
 @sync.command()
@@ -239,12 +288,13 @@ def background_sync(
         from edge.sync.session import about_device, sync_once
 
         worn = ear.before or ear.worn
+        old = worn.bundle if ear.before is None else None
         return sync_once(
             bench.state_dir,
             enrolment,
             lambda hidden: from_learner(worn.learner, call, hidden),
             about_device(__version__, worn.bundle, slot_word(bench)),
-            offers=None if ear.before is not None else _offers(bench, worn.bundle, upgrade),
+            offers=None if old is None else _offers(bench, old, upgrade),
             sleep=pause,
             tell=bench.tell,
         ).words
@@ -252,11 +302,11 @@ def background_sync(
     return BackgroundSync(visit, tell=bench.tell)
 
 
-def _offers(bench: Workbench, in_use: Any, upgrade: Upgrade) -> Offers:
+def _offers(bench: Workbench, in_use: Bundle, upgrade: Upgrade, *, insist: bool = False) -> Offers:
     from edge.sync.offers import look_for_bundle
 
     def look(client: SignedClient, outbox: Outbox) -> None:
-        look_for_bundle(client, outbox, bench.state_dir, in_use, upgrade.consider, bench.tell)
+        look_for_bundle(client, outbox, bench.state_dir, in_use, upgrade.consider, bench.tell, insist=insist)
 
     return look
 
@@ -267,7 +317,8 @@ def _offers_beside(bench: Workbench, in_use: Bundle) -> Offers | None:
 
     if _is_listening(bench):
         return None
-    return _offers(bench, in_use, Upgrade(bench.state_dir, bench.settings().sync, tell=bench.tell))
+    upgrade = Upgrade(bench.state_dir, bench.settings().sync, tell=bench.tell)
+    return _offers(bench, in_use, upgrade, insist=True)
 
 
 def _is_listening(bench: Workbench) -> bool:
@@ -316,12 +367,12 @@ def _knowledge_on_disk(bench: Workbench, bundle: Bundle) -> Iterator[Callable[[f
         yield lambda hidden: from_journal(journal, FeatureSpace(bundle.space), hidden)
 
 
-def _status_words(answer: dict[str, Any], private: str) -> Iterator[str]:
+def _status_words(answer: dict[str, Any], level: str, private: str) -> Iterator[str]:
     from datetime import datetime
 
     waits, at = answer["waiting"], answer["last_success"]
     yield f"server      {answer['server']}, as {answer['name']} ({answer['device_id'][:12]})"
-    yield f"level       {answer['level']}. {answer['level_words']}"
+    yield f"level       {level}"
     yield f"private     {private}"
     when = "never" if at is None else datetime.fromtimestamp(at).isoformat(" ", "seconds")
     yield f"last sync   {when}" + (f": {answer['last_words']}" if answer["last_words"] else "")
@@ -335,10 +386,20 @@ def _status_words(answer: dict[str, Any], private: str) -> Iterator[str]:
         yield f"left out    {answer['dropped']['n']} clip(s), {answer['dropped']['n_bytes']} bytes: no room"
     for refused in answer["refused"]:
         yield f"refused     {refused['kind']} {refused['item'][:12]}: {refused['reason']}"
-    for kind, entry in sorted(answer["audit"].items()):
-        yield f"sent        {kind}: {entry['up']} bytes up, {entry['down']} down in {entry['requests']} request(s)"
-    yield f"budget      {answer['budget_left']} requests that may lead nowhere are left; 30 an hour come back"
-    yield f"slot        {answer['slot']}"
-    if answer["bundle_trouble"]:
-        yield f"backbone    {answer['bundle_trouble']}"
+    yield from _audit_words("last sync sent", answer["audit"])
+    if answer["last_upload"]:
+        when = datetime.fromtimestamp(answer["last_upload"]["time_s"]).isoformat(" ", "seconds")
+        yield from _audit_words(f"last upload, {when}", answer["last_upload"]["by_kind"])
+    yield f"budget      {answer['budget_left']} requests may still fail; 30 an hour come back"
+    if answer["slot"] != "none":
+        yield f"backbone    from the server: {answer['slot']}"
+    for words in filter(None, (answer["bundle_trouble"], answer["bundle_put_off"])):
+        yield f"backbone    {words}"
     yield from (f"finding     {finding}" for finding in answer["findings"])
+
+
+def _audit_words(title: str, by_kind: dict[str, Any]) -> Iterator[str]:
+    if by_kind:
+        yield f"{title}:"
+        for kind, entry in sorted(by_kind.items()):
+            yield f"  {kind:<10} {entry['up']} bytes up, {entry['down']} down, {entry['requests']} request(s)"

@@ -24,6 +24,7 @@ FOLDER = "sync"
 DEVICE_NAME = "device.json"
 KEY_NAME = "device_key"
 ROOT_NAME = "root.json"
+TRUST_FOLDER = "trust"
 CA_NAME = "ca.pem"
 MAX_DEVICE_BYTES = 1 << 20
 TOKEN_CHARACTERS = 22
@@ -113,6 +114,19 @@ class SyncFolder:
     def save_root(self, root: bytes) -> None:
         """Keep the first TUF root file, which everything that is published is checked against. Raises SyncError."""
         self._save(self.root_path, root)
+
+    @property
+    def trust_path(self) -> Path:
+        """Where what was verified of the repository is kept."""
+        return self.path / TRUST_FOLDER
+
+    def forget_trust(self) -> None:
+        """Forget what was verified by an earlier root file, before another one counts. Raises SyncError."""
+        try:
+            if self.trust_path.exists():
+                shutil.rmtree(self.trust_path)
+        except OSError as error:
+            raise SyncError(f"{self.trust_path} cannot be removed ({error.strerror}); remove it by hand") from error
 
     def save_ca(self, pem: bytes) -> None:
         """Keep the certificates that the server's own is checked against. Raises SyncError."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ from edge.sync.state_message import encode_state
 from edge.sync.uploads import CHUNK_BYTES, Outcome, send_upload
 
 MAX_STATEMENTS = 4
+UPLOADED = ("state", "embeddings", "clips")
 DEFAULT_MAX_UPLOAD = 1 << 30
 
 
@@ -86,13 +88,19 @@ class Exchange:
         try:
             report = self._run()
         except StoppedError as error:
-            self.outbox.put({"stopped": str(error), "audit": self.client.audit.by_kind})
+            self.outbox.put({"stopped": str(error), **self._audited()})
             raise
         except BaseException:
-            self.outbox.put({"audit": self.client.audit.by_kind})
+            self.outbox.put(self._audited())
             raise
-        self.outbox.put({"stopped": None, "audit": self.client.audit.by_kind})
+        self.outbox.put({"stopped": None, **self._audited()})
         return report
+
+    def _audited(self) -> dict[str, Any]:
+        """What this sync sent, and, if it told anything that was learnt, that it is the last one that did."""
+        by_kind = self.client.audit.by_kind
+        told = {kind: by_kind[kind] for kind in UPLOADED if kind in by_kind}
+        return {"audit": by_kind, **({"last_upload": {"time_s": time.time(), "by_kind": told}} if told else {})}
 
     def _run(self) -> SyncReport:
         answer = self._poll()

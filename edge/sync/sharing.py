@@ -13,29 +13,30 @@ from edge.records import BACKGROUND, normalize_label
 LEVELS = ("nothing", "statistics", "embeddings", "clips")
 DEFAULT_LEVEL = "statistics"
 
+_LEAVES = {
+    "statistics": (
+        "the names of your sounds; for each how many windows were taught and the sum of their numbers, one table of "
+        "sums over all of them, and a fingerprint of each example. No sound, and nothing from which one can be rebuilt "
+        "exactly; but a sound taught with a single window is its own sum, so the numbers of that window can be read"
+    ),
+    "embeddings": (
+        "for each example, the numbers that the backbone made of it, window by window. They are not sound, but they "
+        "tell what kind of sound it was, and with effort something like it can be made from them"
+    ),
+    "clips": (
+        "the recordings themselves, of those examples whose audio is kept on this device (`learn.clip_budget_bytes`). "
+        "Whoever runs the server can listen to them"
+    ),
+}
 _CONTACT = (
-    "With every contact the server also learns this device's name and key, the version of soundkeep, the backbone in "
-    "use, and, as any server does, when the device called and from which address."
+    "with every contact, this device's name and key, the version of soundkeep, the backbone in use, and, as at any "
+    "server, when the device called and from which address"
 )
-_STATISTICS = (
-    "sums of numbers and the names of your sounds: for each name how many windows were taught and the sum of their "
-    "numbers, one table of sums over all of them, and a fingerprint of each example. No sound, and nothing from which "
-    "one can be rebuilt exactly; but a sound that was taught with a single window is its own sum, so the numbers of "
-    "that window can be read"
-)
-_EMBEDDINGS = (
-    "for each example the numbers that the backbone made of it, window by window, under its name. They are not sound, "
-    "but they tell what kind of sound it was, and with effort something like it can be made from them"
-)
-_CLIPS = (
-    "the recordings themselves, of those examples whose audio is kept on this device (`learn.clip_budget_bytes`). "
-    "Whoever runs the server can listen to them"
-)
-_WORDS = {
-    "nothing": "Nothing leaves this device, and it does not ask for new backbones.",
-    "statistics": f"What leaves: {_STATISTICS}. {_CONTACT}",
-    "embeddings": f"What leaves: {_STATISTICS}; and {_EMBEDDINGS}. {_CONTACT}",
-    "clips": f"What leaves: {_STATISTICS}; {_EMBEDDINGS}; and {_CLIPS}. {_CONTACT}",
+_SHORT = {
+    "nothing": "nothing leaves this device, and no backbones come",
+    "statistics": "sums, counts and the names of your sounds leave",
+    "embeddings": "sums, names, and the numbers of each example leave; no recordings",
+    "clips": "sums, names, the numbers of each example and the kept recordings leave",
 }
 LESS_LATER = (
     "Sending less from now on takes nothing back: what the server has stays there until you forget the sound here and "
@@ -52,7 +53,15 @@ def parse_level(word: str) -> str:
 
 def words_of(level: str) -> str:
     """Say to a person exactly what leaves the device at ``level``."""
-    return _WORDS[parse_level(level)]
+    if parse_level(level) == "nothing":
+        return "Nothing leaves this device, and it does not ask for new backbones."
+    leaves = [_LEAVES[name] for name in LEVELS[1 : LEVELS.index(level) + 1]]
+    return "\n".join(["What leaves this device:", *(f"  * {words}." for words in [*leaves, _CONTACT])])
+
+
+def short_words_of(level: str) -> str:
+    """The same in one line, for somebody who has read the long form."""
+    return _SHORT[parse_level(level)]
 
 
 def allows(level: str, kind: str) -> bool:

@@ -87,13 +87,16 @@ class Upgrade:
 
     # ---- a new bundle -----------------------------------------------------------------------------------------------
 
-    def consider(self, archive_or_folder: Path) -> Considered:
+    def consider(
+        self, archive_or_folder: Path, require: Callable[[Bundle], object] = lambda bundle: None
+    ) -> Considered:
         """Take a bundle as far as it goes: refused, on trial at once, or on trial from the next start on.
 
-        Not on the loop's thread. Raises BundleError, SyncError and StateError when it is not even looked at.
+        Not on the loop's thread. require: raises when it is not the bundle that was expected. Raises BundleError,
+        SyncError and StateError when it is not even looked at.
         """
         old = self._in_use()
-        bundle = self._take_in(archive_or_folder, old)
+        bundle = self._take_in(archive_or_folder, old, require)
         if old.space.sample_rate != bundle.space.sample_rate:
             return self._turn_down(bundle, Prepared("it hears at another sample rate than the ear in use"))
         if self._live is not None:
@@ -215,7 +218,7 @@ class Upgrade:
         worn = None if self._live is None else self._live.ear.worn.bundle
         return find_ear(self._state_dir, None).bundle if worn is None else worn
 
-    def _take_in(self, source: Path, old: Bundle) -> Bundle:
+    def _take_in(self, source: Path, old: Bundle, require: Callable[[Bundle], object]) -> Bundle:
         """Verify a bundle and put it into its slot."""
         folder = self._state_dir / FOLDER
         fresh = folder / ".new"
@@ -233,6 +236,7 @@ class Upgrade:
                 with file.open("rb") as written:
                     os.fsync(written.fileno())
             bundle = open_bundle(fresh)
+            require(bundle)
             admit = (bundle.sha256, bundle.name, bundle.version)
             slots, _ = load_slots(self._state_dir)
             admitted = slots.admit(*admit, in_use=(old.name, old.version))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,12 +58,16 @@ def test_a_day_with_sync(quick: Path, server: ResyncServer, bundle: Bundle) -> N
     assert "not enrolled" in person.run("sync", "now", good=False)
     person.teach(quick, "bell")
     said = person.run("sync", "enrol", server.url, server.token(), "--name", "kitchen")
-    assert "What leaves: sums of numbers and the names of your sounds" in said and "as kitchen" in said
+    assert "What leaves this device:\n  * the names of your sounds" in said and "as kitchen" in said
     assert "enrolled at" in person.run("sync", "enrol", server.url, server.token(), good=False)
     now = person.ask("sync", "now")
     assert now["statement"] == "created" and now["bytes_by_kind"]["state"]["up"] > 1000
+    assert person.ask("sync", "now")["statement"] == "unchanged"
     status = person.ask("sync", "status")
     assert status["level"] == "statistics" and status["waiting"]["n_records"] == 1 and status["last_success"]
+    assert "state" not in status["audit"], "the last sync had nothing to tell"
+    assert status["last_upload"]["by_kind"]["state"] == now["bytes_by_kind"]["state"]
+    assert "last upload" in person.run("sync", "status")
 
     assert "nothing was changed" in person.run("sync", "share", "clips", good=False, say="n\n")
     assert "listen to them" in person.run("sync", "share", "clips", say="y\n")
@@ -131,8 +136,11 @@ def test_a_published_backbone_comes_with_the_next_sync(quick: Path) -> None:
         assert now["bytes_by_kind"]["bundles"]["down"] > 1000
         (slot,) = load_slots(state)[0].slots.values()
         assert (slot.sha256, slot.version) == (new.sha256, 2)
-        assert slot.state in ("VERIFIED", "TRIAL", "REJECTED"), slot
-        assert status["bundle_trouble"] is None
+        assert slot.state == "VERIFIED" and status["bundle_trouble"] is None
+
+        assert "no clip of them is kept" in person.run("sync", "status")
+        down = person.ask("sync", "now")["bytes_by_kind"]["bundles"]["down"]
+        assert down < 2000, "what was downloaded once is not downloaded again"
 
         target = next((data / "repository" / "targets").iterdir())
         target.write_bytes(bytes(len(target.read_bytes())))
@@ -142,3 +150,43 @@ def test_a_published_backbone_comes_with_the_next_sync(quick: Path) -> None:
         assert other.ask("sync", "now")["statement"] == "created"  # what was learnt is exchanged all the same
         assert "NOT TRUSTED" in other.ask("sync", "status")["bundle_trouble"]
         assert load_slots(other.state)[0].slots == {}
+
+
+def test_a_stick_is_believed_for_its_signatures_alone(quick: Path, server: ResyncServer) -> None:
+    from edge.sync.slots import load_slots
+    from tests.simulators.ears import write_ear
+    from trainer.server.export_stick import export_repository
+    from trainer.server.repository import add_bundle, ensure_repository
+    from trainer.server.signing_keys import offline_folder
+
+    old, new = write_ear(quick / "old", version=1), write_ear(quick / "new", version=2, seed=1)
+    sticks, roots = [], []
+    for name in ("ours", "theirs"):
+        data = quick / name
+        data.mkdir()
+        ensure_repository(data)
+        add_bundle(data, [offline_folder(data)], new)
+        export_repository(data, quick / f"stick of {name}", 30.0, time.time())
+        sticks.append(str(quick / f"stick of {name}"))
+        roots.append(str(data / "repository" / "metadata" / "1.root.json"))
+    state = quick / "state"
+    person = Person(state, old)
+    person.run("backbone", "use", str(old.path))
+    person.options = ["--state", str(state)]
+    (state / "soundkeep.toml").write_text("[learn]\nclip_budget_bytes = 10000000\n")
+    person.teach(quick, "bell")
+    assert "--root" in person.run("sync", "bundle", sticks[0], good=False)
+    assert "has no metadata/timestamp.json" in person.run("sync", "bundle", str(quick), "--root", roots[0], good=False)
+    assert "is not signed by the keys of this fleet" in person.run(
+        "sync", "bundle", sticks[1], "--root", roots[0], good=False
+    )
+    assert load_slots(state)[0].slots == {}
+    with listener_process(state, old.path):
+        assert "a listener runs" in person.run("sync", "bundle", sticks[0], good=False)
+    taken = person.ask("sync", "bundle", sticks[0], "--root", roots[0])["taken"]
+    assert (taken["version"], taken["state"]) == (2, "TRIAL")
+    assert person.ask("sync", "bundle", sticks[0])["taken"] is None
+    assert "another root file" in person.run("sync", "bundle", sticks[1], "--root", roots[1], good=False)
+    assert person.ask("sync", "status") == {"enrolled": False}
+    person.run("sync", "enrol", server.url, server.token())  # another fleet, another root: it begins anew
+    assert not (state / "sync" / "trust").exists()
