@@ -1,6 +1,7 @@
-# Two commands do all the set-up on a fresh machine:
+# Each command does all the set-up on a fresh machine:
 #   make demo    installs the device software into .venv and shows what it does (no microphone, no network at run time)
 #   make test    installs everything into .venv-dev, then lint, types and the whole test suite
+#   make server  adds the server to .venv and runs it on this machine; what it keeps is in fleet/
 #   make faults  the tests that inject faults, with the full number of repetitions (about half an hour)
 
 PYTHON ?= python3
@@ -9,13 +10,16 @@ DEV    := .venv-dev
 BENCH  := exactness burst_cost noise teach_latency live_cost stream_soak recursion backbone_latency
 BENCH_DATA := readouts open_set false_alarms class_incremental
 
-.PHONY: demo run test lint faults bench wheel clean
+.PHONY: demo run server test lint faults bench wheel clean
 
 demo: $(EDGE)/.installed
 	$(EDGE)/bin/soundkeep demo
 
 run: $(EDGE)/.installed
 	$(EDGE)/bin/soundkeep listen
+
+server: $(EDGE)/.server
+	$(EDGE)/bin/soundkeep-trainer serve --data fleet
 
 test: lint
 	$(DEV)/bin/python -m pytest -q
@@ -50,6 +54,10 @@ endef
 $(EDGE)/.installed: pyproject.toml constraints.txt
 	$(call create_venv,$(EDGE))
 	$(EDGE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(EDGE)/.server: $(EDGE)/.installed
+	$(EDGE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[server]'
 	@touch $@
 
 $(DEV)/.installed: pyproject.toml constraints.txt
