@@ -387,7 +387,7 @@ def _status_words(answer: dict[str, Any], level: str, private: str) -> Iterator[
     for refused in answer["refused"]:
         yield f"refused     {refused['kind']} {refused['item'][:12]}: {refused['reason']}"
     yield from _audit_words("last sync sent", answer["audit"])
-    if answer["last_upload"]:
+    if answer["last_upload"] and not answer["last_upload"]["by_kind"].keys() & answer["audit"].keys():
         when = datetime.fromtimestamp(answer["last_upload"]["time_s"]).isoformat(" ", "seconds")
         yield from _audit_words(f"last upload, {when}", answer["last_upload"]["by_kind"])
     yield f"budget      {answer['budget_left']} requests may still fail; 30 an hour come back"
