@@ -96,6 +96,18 @@ def test_a_run_is_not_continued_with_other_data(house: House, ear: Path) -> None
     assert "kept_out was True, now False" in other.output
 
 
+def test_a_smaller_student_is_made_to_measure(house: House, ear: Path) -> None:
+    words = house.distil(house.folder / "seedling", "--widths", "4,4,6,8,10", "--dim", "12")
+    i = words.index("--initial")
+    assert run(*words[:i], *words[i + 2 :]).exit_code == 0
+    settings = load_checkpoint(house.folder / "seedling")[0].settings
+    assert (settings.widths, settings.dim) == ((4, 4, 6, 8, 10), 12)
+    for wrong in ("4,4", "4,4,6,8,x", "4,4,6,8,0"):
+        assert "wanted 5 numbers" in run(*words[:i], *words[i + 2 : -4], "--widths", wrong).output
+    assert "student was" in run(*words[:i], *words[i + 2 : -1], "16").output
+    assert "leave them out" in run(*house.distil(house.folder / "other", "--dim", "12")).output
+
+
 def test_evaluate_prints_one_object_and_null_where_the_set_is_too_small(house: House, ear: Path) -> None:
     done = CliRunner().invoke(main, ["evaluate", str(ear), "--data", str(house.set), "--episodes", "5"])
     assert done.exit_code == 0, done.output

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edge.errors import ConfigurationError
 from trainer.commands.paths import FILE, FOLDER, NEW_FOLDER
+
+if TYPE_CHECKING:
+    from trainer.backbones.student import StudentSettings
 
 
 @click.command()
@@ -39,6 +44,8 @@ from trainer.commands.paths import FILE, FOLDER, NEW_FOLDER
 )
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the training itself.")
 @click.option("--initial", type=FOLDER, help="Checkpoint to start from instead of random weights.")
+@click.option("--widths", metavar="N,N,...", help="Of the stem and the four blocks; 32,40,80,144,256 if not given.")
+@click.option("--dim", type=click.IntRange(8, 4096), help="Numbers in an embedding; 256 if not given.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 def distil(
     data: tuple[Path, ...],
@@ -54,6 +61,8 @@ def distil(
     learning_rate: float,
     threads: int,
     initial: Path | None,
+    widths: str | None,
+    dim: int | None,
     seed: int,
 ) -> None:
     """Distil the default ear from several teachers at once.
@@ -88,10 +97,15 @@ def distil(
     first = load_checkpoint(initial)[0] if initial is not None else None
     if first is not None and not isinstance(first, Student):
         raise ConfigurationError(f"--initial is a checkpoint of kind {first.kind!r}; wanted a student")
-    student_settings = first.settings if first is not None else StudentSettings()
+    if first is not None and (widths is not None or dim is not None):
+        raise ConfigurationError("--widths and --dim are those of the checkpoint given with --initial; leave them out")
+    student_settings = first.settings if first is not None else _sized(StudentSettings(), widths, dim)
     frontend = student_settings.frontend
     load_teachers(teacher, window_length=frontend.window_length)
-    keep_to_recipe(out, recipe_of(heard, teacher, settings, kept_out=keep_out, initial=initial))
+    recipe = recipe_of(heard, teacher, settings, kept_out=keep_out, initial=initial)
+    if (widths, dim) != (None, None):
+        recipe["student"] = {"widths": student_settings.widths, "dim": student_settings.dim}
+    keep_to_recipe(out, recipe)
     audio = ClipAudio(frontend.sample_rate)
     try:
         decode_all(heard, audio)
@@ -131,6 +145,19 @@ def distil(
         f"its losses are drawn in {out / 'losses.png'}",
         err=True,
     )
+
+
+def _sized(settings: StudentSettings, widths: str | None, dim: int | None) -> StudentSettings:
+    """The default ear, or one of other widths and another dimension."""
+    if widths is not None:
+        wanted = len(settings.widths)
+        parts = widths.split(",")
+        if len(parts) != wanted or not all(part.strip().isdecimal() and 1 <= int(part) <= 4096 for part in parts):
+            raise ConfigurationError(
+                f"--widths is {widths!r}; wanted {wanted} numbers from 1 to 4096, such as 8,16,24,40,64"
+            )
+        settings = replace(settings, widths=tuple(int(part) for part in parts))
+    return settings if dim is None else replace(settings, dim=dim)
 
 
 def _weights(pairs: tuple[str, ...], known: set[str]) -> dict[str, float]:
