@@ -23,10 +23,11 @@ START_SECONDS = 60.0
 class Listening:
     """A running listener. ``start_s``: from the start of the process until its API answers."""
 
-    def __init__(self, state: Path, bundle: Path, *, sample_rate: int, one_core: bool) -> None:
+    def __init__(self, state: Path, bundle: Path | None, *, sample_rate: int, one_core: bool) -> None:
         self.state = state
         self.sample_rate = sample_rate
-        command = [sys.executable, "-m", "edge", "--state", str(state), "--bundle", str(bundle), "--json", "listen"]
+        chosen = [] if bundle is None else ["--bundle", str(bundle)]
+        command = [sys.executable, "-m", "edge", "--state", str(state), *chosen, "--json", "listen"]
         began = time.perf_counter()
         self.process = subprocess.Popen(
             [*command, "--source", "-", "--pcm-rate", str(sample_rate), "--api", "127.0.0.1:0"],
@@ -71,8 +72,8 @@ class Listening:
 
 
 @contextmanager
-def listening(state: Path, bundle: Path, *, sample_rate: int, one_core: bool = False) -> Iterator[Listening]:
-    """Start a listener, stop it at the end."""
+def listening(state: Path, bundle: Path | None, *, sample_rate: int, one_core: bool = False) -> Iterator[Listening]:
+    """Start a listener, stop it at the end. bundle: None, whatever the state directory says."""
     running = Listening(state, bundle, sample_rate=sample_rate, one_core=one_core)
     try:
         yield running

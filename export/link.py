@@ -1,7 +1,9 @@
 """A bundle again with the map from its parent's space: what devices learnt with the parent is not lost.
 
-The same windows go through both ears; ridge regression fits the new embedding to the old one. How strong the ridge is,
-and how good the map, is told by groups of recordings that the fit never saw.
+The same windows go through both ears; ridge regression fits the new embedding to the old one, or its change from the
+old one: an adapted ear is its parent with a change, and where few windows tell the change, directions that none of them
+has stay as they were instead of being lost. Which of the two, how strong the ridge is, and how good the map, is told by
+groups of recordings that the fit never saw.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from edge.space import FeatureSpace, l2_normalize
 from edge.windows import carries_sound, windows_of
 
 Array = NDArray[np.float64]
-RIDGES = tuple(10.0**e for e in range(-6, 1))
+RIDGES = tuple(10.0**e for e in range(-6, 4))
 """Strengths tried, as shares of the mean square of one number of an embedding, times the number of windows."""
 N_FOLDS = 4
 MIN_WINDOWS = 8
@@ -44,13 +46,15 @@ class Pairs:
 class Fit:
     """held_out_cosine, held_out_error: mean cosine and mean length of the difference, on groups the fit never saw.
 
-    ridge: the strength of ``RIDGES`` that those groups chose.
+    ridge: the strength of ``RIDGES`` that those groups chose. from_identity: what the ridge draws the map to, the map
+    that changes nothing or the one that keeps nothing.
     """
 
     map: LinearMap
     held_out_cosine: float
     held_out_error: float
     ridge: float
+    from_identity: bool
     n_windows: int
     n_held_out: int
 
@@ -89,34 +93,32 @@ def embed_pairs(
 def fit_map(pairs: Pairs) -> Fit:
     """Fit new = old M + b by ridge regression about the means, in float64.
 
-    Groups are dealt into four parts by the hash of their name; each part is asked of a fit on the others. The strength
-    with the highest mean cosine is then used on all windows. With one group alone, windows are dealt instead.
-    Source: Hoerl and Kennard 1970.
+    Groups are dealt into four parts by the hash of their name; each part is asked of a fit on the others. The strength,
+    and the map that the ridge draws to (zero, or the identity between ears of one dimension), with the highest mean
+    cosine are then used on all windows. With one group alone, windows are dealt instead. Source: Hoerl and Kennard
+    1970.
     """
     words = pairs.groups if len(set(pairs.groups)) > 1 else np.array([str(i) for i in range(len(pairs.groups))])
     part = _parts(words)
-    cosines, errors = np.zeros(len(RIDGES)), np.zeros(len(RIDGES))
+    same_dim = pairs.old.shape[1] == pairs.new.shape[1]
+    ways = [(identity, ridge) for identity in ((False, True) if same_dim else (False,)) for ridge in RIDGES]
+    cosines, errors = np.zeros(len(ways)), np.zeros(len(ways))
     for fold in range(N_FOLDS):
         asked = part == fold
         if not asked.any() or asked.all():
             continue
         solved = _solver(pairs.old[~asked], pairs.new[~asked])
-        for i, ridge in enumerate(RIDGES):
-            matrix, offset = solved(ridge)
+        for i, way in enumerate(ways):
+            matrix, offset = solved(*way)
             answer = _unit(pairs.old[asked] @ matrix + offset)
             cosines[i] += np.sum(answer * pairs.new[asked])
             errors[i] += np.sum(np.sqrt(np.sum((answer - pairs.new[asked]) ** 2, axis=1)))
     best = int(np.argmax(cosines))
-    matrix, offset = _solver(pairs.old, pairs.new)(RIDGES[best])
+    identity, ridge = ways[best]
+    matrix, offset = _solver(pairs.old, pairs.new)(identity, ridge)
     n = len(pairs.old)
-    return Fit(
-        LinearMap(matrix.astype(np.float32), offset.astype(np.float32)),
-        float(cosines[best] / n),
-        float(errors[best] / n),
-        RIDGES[best],
-        n,
-        n,
-    )
+    told = LinearMap(matrix.astype(np.float32), offset.astype(np.float32))
+    return Fit(told, float(cosines[best] / n), float(errors[best] / n), ridge, identity, n, n)
 
 
 def link(
@@ -177,7 +179,8 @@ def figures(fit: Fit) -> dict[str, Any]:
 def _words(parent: Bundle, fit: Fit, mapped: bool) -> str:
     words = (
         f"\n## From the parent\n\nA linear map leads from the space of {parent.name} {parent.version} "
-        f"(`{parent.space.sha256[:12]}`) to this one: fitted on {fit.n_windows} windows, ridge {fit.ridge:g}; on "
+        f"(`{parent.space.sha256[:12]}`) to this one: fitted on {fit.n_windows} windows, ridge {fit.ridge:g} "
+        f"{'towards no change' if fit.from_identity else 'towards nothing'}; on "
         f"groups that a fit had not seen, mean cosine {fit.held_out_cosine:.4f}, mean difference "
         f"{fit.held_out_error:.4f} of the length of an embedding.\n"
     )
@@ -204,17 +207,18 @@ def _parts(words: Sequence[str] | NDArray[np.str_]) -> NDArray[np.int64]:
     return np.array([place[str(word)] for word in words], dtype=np.int64)
 
 
-def _solver(old: Array, new: Array) -> Callable[[float], tuple[Array, Array]]:
-    """One eigendecomposition for all strengths."""
+def _solver(old: Array, new: Array) -> Callable[[bool, float], tuple[Array, Array]]:
+    """One eigendecomposition for all strengths, and for both maps that the ridge may draw to."""
     x0, y0 = old.mean(axis=0), new.mean(axis=0)
     x, y = old - x0, new - y0
     values, vectors = np.linalg.eigh(x.T @ x)
     cross = vectors.T @ (x.T @ y)
     values = np.maximum(values, 0.0)
 
-    def solve(ridge: float) -> tuple[Array, Array]:
+    def solve(from_identity: bool, ridge: float) -> tuple[Array, Array]:
         strength = max(ridge * len(old) / old.shape[1], 1e-12)
-        matrix = vectors @ (cross / (values + strength)[:, None])
+        kept = strength * vectors.T if from_identity else 0.0
+        matrix = vectors @ ((cross + kept) / (values + strength)[:, None])
         return matrix, y0 - x0 @ matrix
 
     return solve

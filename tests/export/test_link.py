@@ -18,7 +18,7 @@ from edge.space import EmbeddingSpace, FeatureSpace
 from edge.statistics import SufficientStatistics
 from export.amend import amend
 from export.cli import main
-from export.link import Pairs, embed_pairs, fit_map, link
+from export.link import Pairs, _solver, embed_pairs, fit_map, link
 from tests.bundles import TONES, noise, prior_of, tone, write_tiny_bundle, write_wav
 
 SPACE = EmbeddingSpace("a" * 64, 16_000, 16_000, 4_000, 16)
@@ -61,6 +61,23 @@ def test_what_is_told_of_the_map_is_told_by_groups_that_it_did_not_see() -> None
 def test_the_strength_follows_the_noise() -> None:
     clean, noisy = fit_map(pairs(60, rotation())), fit_map(pairs(60, rotation(), wrong=0.5))
     assert clean.ridge < noisy.ridge and noisy.held_out_cosine < clean.held_out_cosine
+
+
+def test_few_windows_of_an_ear_that_hardly_changed_lose_no_direction() -> None:
+    """A ridge towards nothing forgets every direction that no window has; what was learnt lies there too."""
+    rng = np.random.default_rng(2)
+    change = np.eye(16) + 0.05 * rng.standard_normal((16, 16))
+    few, many = pairs(9, change, n_groups=3), pairs(500, change)
+    fit = fit_map(few)
+    assert fit.from_identity and fit.held_out_cosine > 0.98
+    drawn, lost = (_solver(few.old, few.new)(way, fit.ridge) for way in (True, False))
+    cosine = [float(np.mean(np.sum(unit(many.old @ m + b) * many.new, axis=1))) for m, b in (drawn, lost)]
+    assert cosine[0] > 0.97 and cosine[1] < 0.9
+    assert not fit_map(pairs(400, rotation())).from_identity, "another ear is no change of this one"
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True))
 
 
 @pytest.fixture(scope="module")
