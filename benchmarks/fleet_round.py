@@ -40,8 +40,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 EVALUATION = REPOSITORY / "benchmarks" / "bundles" / "evaluation"
 RATE = 16_000
 LEVELS = ("clips", "embeddings", "statistics")
-LOUD = 0.995
-"""Peak from which the planted ear answers with no number; what devices keep and what canaries hold is below it."""
+PUSHED = 0.4
+"""Mean of a window's samples from which the planted ear answers with no number; no sound that devices keep has it."""
 PATIENCE_SECONDS = 180.0
 
 
@@ -234,7 +234,7 @@ def metrics_of(state: Path) -> dict[str, float]:
 
 
 def plant_bad_ear(good: Bundle, out: Path, version: int) -> Bundle:
-    """The same ear, but sound of full scale makes it answer with no number. Its canary comes out as it should."""
+    """The same ear, but a window with a mean makes it answer with no number. Its canary comes out as it should."""
     import onnx
     from onnx import helper, numpy_helper
 
@@ -242,12 +242,11 @@ def plant_bad_ear(good: Bundle, out: Path, version: int) -> Bundle:
     graph, name = model.graph, good.manifest.output_name
     for node in graph.node:
         node.output[:] = ["as heard" if output == name else output for output in node.output]
-    constants = {"loud": np.full((1, 1), LOUD, np.float32), "none": np.zeros((1, 1), np.float32)}
+    constants = {"most": np.full((1, 1), PUSHED, np.float32), "none": np.zeros((1, 1), np.float32)}
     graph.initializer.extend(numpy_helper.from_array(value, key) for key, value in constants.items())
     graph.node.extend([
-        helper.make_node("Abs", [good.manifest.input_name], ["absolute"]),
-        helper.make_node("ReduceMax", ["absolute"], ["peak"], keepdims=1),
-        helper.make_node("Sub", ["loud", "peak"], ["room"]),
+        helper.make_node("ReduceMean", [good.manifest.input_name], ["mean"], axes=[1], keepdims=1),
+        helper.make_node("Sub", ["most", "mean"], ["room"]),
         helper.make_node("Sqrt", ["room"], ["root"]),
         helper.make_node("Mul", ["root", "none"], ["nothing"]),
         helper.make_node("Add", ["as heard", "nothing"], [name]),
@@ -337,18 +336,18 @@ def load_backbone_choice(device: Device) -> str:
 def plant(
     fleet: Fleet, device: Device, folder: Path, sound: NDArray[np.float32], ear: Bundle, version: int
 ) -> dict[str, Any]:
-    """Publish a signed and bad ear, let the device meet it and a sound of full scale; it must go back by itself."""
+    """Publish a signed and bad ear, let the device meet it and what it fails at; it must go back by itself."""
     in_use = open_bundle(load_backbone_choice(device))
     before = device.run("memory", "verify")
     bad = plant_bad_ear(in_use, folder / "bad", version)
     fleet.run("bundles", "add", str(bad.path))
     fleet.run("bundles", "publish", bad.sha256)
-    loud = np.concatenate([sound, np.where(np.arange(RATE) // 20 % 2 == 0, 1.0, -1.0).astype(np.float32)])
+    pushed = np.concatenate([sound[:RATE], np.full(RATE, 0.8, np.float32)])
     began, starts = time.monotonic(), 0
     state = ""
     while state not in ("REJECTED", "ROLLED_BACK") and starts < 4:
         starts += 1
-        heard = hear_on(device, bad.version, ("REJECTED", "ROLLED_BACK"), loud[-10 * RATE :], ear)
+        heard = hear_on(device, bad.version, ("REJECTED", "ROLLED_BACK"), pushed, ear)
         state = heard["state"]
     after = device.run("memory", "verify")
     fleet_says = fleet.run("devices", "show", device.level)
