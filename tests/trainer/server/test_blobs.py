@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,34 @@ from edge.errors import ConfigurationError, CorruptionError, StateError
 from trainer.server.blobs import BlobStore
 
 
-@pytest.fixture(params=["folder", "file", "memory"])
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """A bucket of an S3 server on loopback, spoken to over HTTP as any other."""
+    pytest.importorskip("s3fs", reason="needs s3fs and moto, an S3 server in Python")
+    server_of = pytest.importorskip("moto.server", reason="needs s3fs and moto, an S3 server in Python")
+    server = server_of.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    words = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s",
+        "AWS_DEFAULT_REGION": "us-east-1", "NO_PROXY": "127.0.0.1",
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in words.items():
+            patch.setenv(name, value)
+        import s3fs
+
+        s3fs.S3FileSystem.clear_instance_cache()
+        s3fs.S3FileSystem().mkdir("kept")
+        yield "s3://kept"
+        s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+@pytest.fixture(params=["folder", "file", "memory", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
+    if request.param == "s3":
+        return BlobStore(f"{request.getfixturevalue('bucket')}/{tmp_path.name}")
     urls = {"folder": str(tmp_path / "blobs"), "file": f"file://{tmp_path}/blobs", "memory": f"memory://{tmp_path}"}
     return BlobStore(urls[request.param])
 
