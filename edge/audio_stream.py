@@ -43,6 +43,7 @@ class SourceHealth:
     state: "running"; "waiting" for a device or for sound; "silent", delivering exact zeros for long; "ended".
     n_overflows: how often the device or our queue had to drop sound.
     n_lost: samples of sound lost so far, at the source's ``sample_rate`` (the pause between two files is no loss).
+    n_away: those of them that passed while the device was away (unplugged, frozen).
     n_reopened: how often the device was opened again after a failure.
     detail: one sentence for people, or "".
     """
@@ -50,6 +51,7 @@ class SourceHealth:
     state: SourceState
     n_overflows: int = 0
     n_lost: int = 0
+    n_away: int = 0
     n_reopened: int = 0
     detail: str = ""
 

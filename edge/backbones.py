@@ -11,7 +11,7 @@ from typing import Any
 from edge.bundle import Bundle, default_bundle_path, open_bundle, shipped_bundles_path
 from edge.durable import write_file
 from edge.errors import BundleError, StateError
-from edge.sync.slots import Slots, load_slots, save_slots
+from edge.sync.slots import Slots, change_slots, load_slots
 
 CHOICE_NAME = "backbone.json"
 FOLDER_NAME = "backbones"
@@ -87,9 +87,7 @@ def remember_backbone(state_dir: Path, path: Path) -> dict[str, Any]:
         write_file(state_dir / CHOICE_NAME, [json.dumps({"path": str(path.absolute())}).encode("utf-8")])
     except OSError as error:
         raise StateError(f"{state_dir / CHOICE_NAME} cannot be written ({error.strerror}); make room") from error
-    slots, _ = load_slots(state_dir)
-    if slots.active is not None:
-        save_slots(state_dir, slots.owner_chose())
+    change_slots(state_dir, lambda slots: slots.owner_chose() if slots.active is not None else slots)
     return {"name": bundle.name, "path": str(path.absolute())}
 
 
@@ -131,16 +129,15 @@ def start_ear(state_dir: Path, option: str | None) -> FoundEar:
     if option is not None:
         return find_ear(state_dir, option)
     slots, _ = load_slots(state_dir)
-    counted = slots.start()
+    counted = change_slots(state_dir, lambda slots: slots.start())
     said: tuple[str, ...] = ()
-    if counted != slots:
-        if slots.trial is not None and counted.trial is None:
-            reason = counted.slots[slots.trial.sha256].reason
-            said = (f"the new ear {slots.trial.name} {slots.trial.version} was taken off again: {reason}",)
-        save_slots(state_dir, counted)
+    if slots.trial is not None and counted.trial is None:
+        reason = counted.slots[slots.trial.sha256].reason
+        said = (f"the new ear {slots.trial.name} {slots.trial.version} was taken off again: {reason}",)
     found = find_ear(state_dir, None)
     if counted.trial is not None and found.before is None:
-        save_slots(state_dir, counted.move(counted.trial.sha256, "REJECTED", "; ".join(found.findings)))
+        unusable, why = counted.trial.sha256, "; ".join(found.findings)
+        change_slots(state_dir, lambda slots: slots.move(unusable, "REJECTED", why))
     return FoundEar(found.bundle, found.before, (*said, *found.findings))
 
 

@@ -11,6 +11,7 @@ import re
 import wave
 from collections.abc import Container
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,13 +71,9 @@ class ClipStore:
         if path is None:
             return None
         try:
-            with wave.open(str(path), "rb") as file:
-                if (file.getnchannels(), file.getsampwidth()) != (1, 2) or file.getnframes() * 2 > MAX_CLIP_BYTES:
-                    raise wave.Error("it is not 16-bit mono")
-                data, rate = file.readframes(file.getnframes()), file.getframerate()
+            return read_clip(str(path))
         except (wave.Error, EOFError, OSError) as error:
             raise StateError(f"the clip {path} cannot be read ({error}); remove it") from error
-        return (np.frombuffer(data, dtype="<i2").astype(np.float32) / np.float32(32768.0)), rate
 
     def contents(self) -> tuple[str, ...]:
         """Return the content hashes of all clips, oldest first."""
@@ -96,6 +93,18 @@ class ClipStore:
             return []
         matches = ((CLIP_NAME.match(path.name), path) for path in self._folder.iterdir())
         return sorted((int(match[1]), match[2], path) for match, path in matches if match is not None)
+
+
+def read_clip(file: str | IO[bytes]) -> tuple[NDArray[np.float32], int]:
+    """Return samples (n,) float32 and the sample rate in Hz of a WAV file that a device kept, to the bit.
+
+    file: a path or an open file. Raises wave.Error, EOFError, OSError.
+    """
+    with wave.open(file, "rb") as sound:
+        if (sound.getnchannels(), sound.getsampwidth()) != (1, 2) or sound.getnframes() * 2 > MAX_CLIP_BYTES:
+            raise wave.Error("it is not 16-bit mono")
+        data, rate = sound.readframes(sound.getnframes()), sound.getframerate()
+    return np.frombuffer(data, dtype="<i2").astype(np.float32) / np.float32(32768.0), rate
 
 
 def _wav(samples: NDArray[np.float32], sample_rate: int) -> bytes:

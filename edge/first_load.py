@@ -76,7 +76,8 @@ def _parse_answer(output: bytes) -> dict[str, Any]:
     return answer if isinstance(answer, dict) else {}
 
 
-def _limit(max_address_bytes: int, cpu_s: int) -> None:
+def limit_this_process(max_address_bytes: int, cpu_s: int) -> None:
+    """Take address space and processor time away from this process for good, where the system can."""
     try:
         import resource
     except ImportError:  # not on Windows: the wall-clock limit alone remains
@@ -118,7 +119,7 @@ def _peak_bytes() -> int:
 def main(arguments: list[str]) -> int:
     """Child's side: ``PATH MAX_ADDRESS_BYTES CPU_SECONDS``; one JSON line on standard output."""
     path, max_address_bytes, cpu_s = arguments
-    _limit(int(max_address_bytes), int(cpu_s))
+    limit_this_process(int(max_address_bytes), int(cpu_s))
     try:
         print(json.dumps(asdict(_try(path))))
     except (SoundkeepError, MemoryError) as e:

@@ -134,6 +134,12 @@ class State:
         """The command that undo takes back next, or None."""
         return self.history[self._stack[-1].unit] if self._stack else None
 
+    @property
+    def recoverable(self) -> dict[str, Known]:
+        """Records that are not known, by id, and that undo can bring back."""
+        removed = (known for change in self._stack for known in change.removed)
+        return {known.id: known for known in removed if known.id not in self.known}
+
     def in_space(self, space_sha256: str) -> Mapping[str, Known]:
         """What is known in one space, by id: its own records, and the images of the others. What is equal is one."""
         if space_sha256 not in self._views:

@@ -118,6 +118,12 @@ class JournalReader:
             self._refresh()
             return KnownRecords(self._served(self._state.known.values()), self._load)
 
+    def recoverable(self) -> tuple[Known, ...]:
+        """Return the records that are forgotten and that undo can bring back, ordered by id."""
+        with self._guard:
+            self._refresh()
+            return tuple(sorted(self._state.recoverable.values(), key=_by_id))
+
     def load(self, known: Known) -> Record:
         """Read the embeddings of a record or an image. Raises CorruptionError."""
         return self._load(known)

@@ -205,6 +205,8 @@ class Learner:
             self._change(lambda: None)
         elif gone or len(after) != len(self._records) or self.journal.disabled_labels() != self._disabled:
             self._change(lambda: None)
+        else:
+            self._records = after  # what was purged and taught again has its name still, and lies in another row
 
     # ---- heads ------------------------------------------------------------------------------------------------------
 

@@ -164,10 +164,10 @@ class MicrophoneSource:
         n_missing, n_overflows = packet.n_lost, packet.n_overflows
         if not np.isfinite(samples).all():
             n_missing, n_overflows, samples = n_missing + len(samples), n_overflows + 1, samples[:0]
-        n_lost = round(n_missing * self.sample_rate / device.sample_rate)
+        n_lost, n_away = round(n_missing * self.sample_rate / device.sample_rate), 0
         if self._n_heard == 0 and self._heard_until is not None:
             away = arrival - len(samples) / device.sample_rate - self._heard_until
-            n_lost = max(1, round(away * self.sample_rate))
+            n_lost = n_away = max(1, round(away * self.sample_rate))
         if n_lost > 0:
             yield from self._timeline.finish()
             self._timeline.begin(device.sample_rate, n_lost=n_lost)
@@ -177,6 +177,7 @@ class MicrophoneSource:
         self._health = replace(
             self._health,
             n_lost=self._health.n_lost + n_lost,
+            n_away=self._health.n_away + n_away,
             n_overflows=self._health.n_overflows + n_overflows,
         )
         yield from self._timeline.push(samples)

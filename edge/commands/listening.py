@@ -52,6 +52,7 @@ def listen(bench: Workbench, source: str, speed: str, api: str | None, pcm_rate:
     from edge.recent import RecentEvents, RecentSound
     from edge.sinks import EventFeed
     from edge.sync.upgrade import LiveEar, Upgrade
+    from edge.sync.catching_up import brought_along
     from edge.windows import Windower
 
     address = None if api in (None, "off") else parse_address(api)
@@ -60,6 +61,7 @@ def listen(bench: Workbench, source: str, speed: str, api: str | None, pcm_rate:
         journal = stack.enter_context(Journal.open(bench.state_dir))
         found = start_ear(bench.state_dir, bench.bundle_option)
         bench.tell_of(found)
+        found = brought_along(bench.state_dir, found, journal, bench.tell)
         bundle = found.bundle
         journal.space = space = bundle.space
         sound = open_source(source, space.sample_rate, speed="max" if speed == "max" else "real", pcm_rate=pcm_rate)

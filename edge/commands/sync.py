@@ -66,6 +66,8 @@ def enrol(bench: Workbench, url: str, token: str, level: str, name: str | None, 
     key = folder.key_to_enrol()
     if ca is not None:
         folder.save_ca(Path(ca).read_bytes())
+    else:
+        folder.ca_path.unlink(missing_ok=True)  # of an attempt that failed
     with (
         one_at_a_time(folder),
         Outbox(folder.outbox_path) as outbox,
@@ -166,7 +168,10 @@ def status(bench: Workbench) -> None:
     folder = SyncFolder(bench.state_dir)
     enrolment = folder.load()
     if enrolment is None:
-        bench.answer({"enrolled": False}, "not enrolled: nothing leaves this device; `soundkeep sync enrol URL TOKEN`")
+        slot = slot_word(bench)
+        words = "not enrolled: nothing leaves this device; `soundkeep sync enrol URL TOKEN`"
+        words += "" if slot == "none" else f"\nbackbone    from a stick or a server: {slot}"
+        bench.answer({"enrolled": False, "slot": slot}, words)
         return
     with Outbox(folder.outbox_path) as outbox, _knowledge_on_disk(bench, bench.bundle()) as knowledge:
         hidden = frozenset(enrolment.private_labels) | frozenset(outbox.get("server_private") or ())
@@ -274,6 +279,7 @@ def background_sync(
     """The thread that syncs while listening; it looks at the enrolment anew at each visit.
 
     While a new ear is on trial, what the ear before knows is told: the server hears of a new space when it is for good.
+    No new backbone is looked for when the owner named one with --bundle.
     """
     from edge.sync.background import BackgroundSync
     from edge.sync.device_file import SyncFolder
@@ -288,7 +294,7 @@ def background_sync(
         from edge.sync.session import about_device, sync_once
 
         worn = ear.before or ear.worn
-        old = worn.bundle if ear.before is None else None
+        old = worn.bundle if ear.before is None and bench.bundle_option is None else None
         return sync_once(
             bench.state_dir,
             enrolment,
@@ -299,7 +305,14 @@ def background_sync(
             tell=bench.tell,
         ).words
 
-    return BackgroundSync(visit, tell=bench.tell)
+    def who() -> tuple[str, str] | None:
+        try:
+            enrolment = folder.load()
+        except SyncError:
+            return None
+        return None if enrolment is None else (enrolment.server, enrolment.device_id)
+
+    return BackgroundSync(visit, tell=bench.tell, who=who)
 
 
 def _offers(bench: Workbench, in_use: Bundle, upgrade: Upgrade, *, insist: bool = False) -> Offers:
@@ -312,10 +325,13 @@ def _offers(bench: Workbench, in_use: Bundle, upgrade: Upgrade, *, insist: bool 
 
 
 def _offers_beside(bench: Workbench, in_use: Bundle) -> Offers | None:
-    """Without a listener a new backbone is prepared here; a running one takes it up itself at its next visit."""
+    """Without a listener a new backbone is prepared here; a running one takes it up itself at its next visit.
+
+    Whoever names a backbone with --bundle wants that one: then none is looked for.
+    """
     from edge.sync.upgrade import Upgrade
 
-    if _is_listening(bench):
+    if bench.bundle_option is not None or _is_listening(bench):
         return None
     upgrade = Upgrade(bench.state_dir, bench.settings().sync, tell=bench.tell)
     return _offers(bench, in_use, upgrade, insist=True)

@@ -23,13 +23,14 @@ INTERVAL_SECONDS = 900.0
 JITTER = 0.3
 FIRST_SECONDS = 20.0
 STOPPED_SECONDS = 86_400.0
+LOOK_SECONDS = 60.0
 NICENESS = 10
 
 
 class BackgroundSync:
     """Runs ``sync`` inside a ``with``. sync: does one sync and returns its words, or None when there is nothing to do.
 
-    tell: gets a sentence when the trouble changes.
+    tell: gets a sentence when the trouble changes. who: as whom it syncs; when that changes, a visit follows soon.
     """
 
     def __init__(
@@ -37,11 +38,13 @@ class BackgroundSync:
         sync: Callable[[Callable[[float], object]], str | None],
         *,
         tell: Callable[[str], None] = lambda words: None,
+        who: Callable[[], object] = lambda: None,
         rng: np.random.Generator | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sync = sync
         self._tell = tell
+        self._who = who
         self._rng = rng or np.random.default_rng()
         self._clock = clock
         self._stop = threading.Event()
@@ -110,6 +113,17 @@ class BackgroundSync:
         if sys.platform == "linux":
             with contextlib.suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
-        wait_s = float(self._rng.uniform(0.0, FIRST_SECONDS))
-        while not self._stop.wait(wait_s):
+        who, wait_s = self._who(), float(self._rng.uniform(0.0, FIRST_SECONDS))
+        while not self._rested(wait_s, who):
+            who = self._who()
             wait_s = self.visit()
+
+    def _rested(self, wait_s: float, who: object) -> bool:
+        """Wait, but no longer than until this device is enrolled elsewhere. True: the listener ends."""
+        until = self._clock() + wait_s
+        while (left_s := until - self._clock()) > 0.0:
+            if self._stop.wait(min(left_s, LOOK_SECONDS)):
+                return True
+            if self._who() != who:
+                return False
+        return self._stop.is_set()

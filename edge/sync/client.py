@@ -24,6 +24,7 @@ from edge.errors import SyncError
 from edge.sync.device_file import is_loopback, parse_server
 from edge.sync.keys import DeviceKey
 from edge.sync.outbox import Outbox
+from edge.sync.printable import printable
 from edge.sync.retry import TO_BEGIN, StoppedError, TryLaterError, Verdict, delay_s, judge, retry_after_s
 from edge.sync.signing import NONCE_BYTES, sign_request
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
 ANSWER_SECONDS = 120.0
+STREAM_SECONDS = 900.0
 MAX_ANSWER_BYTES = 4 << 20
 STREAM_BYTES = 64 * 1024
 PATIENCE_SECONDS = 20.0
@@ -55,7 +57,7 @@ class Answer:
     def sentence(self) -> str:
         """Why it was refused."""
         said = self.body.get("error")
-        return said if isinstance(said, str) else f"the server refused with status {self.status}"
+        return printable(said) if isinstance(said, str) else f"the server refused with status {self.status}"
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,7 @@ class SignedClient:
             self._outbox.put({"last_request_failed": True})
             if verdict is Verdict.STOPPED:
                 assert answer is not None
-                raise StoppedError(f"the server at {self.server} does not serve this device: {answer.sentence}")
+                raise self._stopped(answer)
             n_failures += 1
             self._wait(answer, failure, n_failures)
 
@@ -230,7 +232,7 @@ class SignedClient:
                     self._outbox.sequence_is_at_least(_whole(answer.body.get("sequence_top")))
                     continue
                 if verdict is Verdict.STOPPED:
-                    raise StoppedError(f"the server at {self.server} does not serve this device: {answer.sentence}")
+                    raise self._stopped(answer)
                 if answer.status >= 500 or answer.status in (408, 409, 425, 429):
                     raise self._not_now(answer)
                 if verdict is Verdict.TAKEN and paid:
@@ -279,10 +281,13 @@ class SignedClient:
 
         if response.is_closed or response.is_stream_consumed:
             return
+        until = time.monotonic() + STREAM_SECONDS
         try:
-            for chunk in response.iter_raw(STREAM_BYTES):
+            for chunk in response.iter_raw():
                 self.audit.add(kind, down=len(chunk))
                 yield chunk
+                if time.monotonic() > until:  # one that trickles must not hold the thread, and the lock, for days
+                    raise self._no_answer(TimeoutError(f"not whole after {STREAM_SECONDS:.0f} s"))
         except httpx.HTTPError as error:
             raise self._no_answer(error) from error
 
@@ -309,6 +314,12 @@ class SignedClient:
             raise self._not_now(answer, wait_s)
         self._sleep(wait_s)
 
+    def _stopped(self, answer: Answer) -> StoppedError:
+        return StoppedError(
+            f"the server at {self.server} does not serve this device: {answer.sentence}; ask its operator for a token, "
+            f"then `soundkeep sync off` and `soundkeep sync enrol URL TOKEN`; what was learnt here stays"
+        )
+
     def _no_answer(self, failure: Exception | None, wait_s: float = 0.0) -> TryLaterError:
         self._outbox.put({"last_request_failed": True})
         why = str(failure) or type(failure).__name__
@@ -326,10 +337,13 @@ class SignedClient:
 
 
 def _whole_body(response: httpx.Response) -> bytes:
-    """Read a short answer: bounded in bytes and, against one that trickles, in time."""
+    """Read a short answer: bounded in bytes and, against one that trickles, in time.
+
+    Pieces are taken as they come: asked for pieces of one size, httpx would hold a trickle back until one is full.
+    """
     until = time.monotonic() + ANSWER_SECONDS
     data = b""
-    for chunk in response.iter_raw(STREAM_BYTES):
+    for chunk in response.iter_raw():
         data += chunk
         if len(data) > MAX_ANSWER_BYTES or time.monotonic() > until:
             raise TryLaterError("its answer does not end")
@@ -338,10 +352,11 @@ def _whole_body(response: httpx.Response) -> bytes:
 
 def _some(response: httpx.Response) -> bytes:
     """Read the start of a refusal, for its sentence."""
+    until = time.monotonic() + ANSWER_SECONDS
     data = b""
-    for chunk in response.iter_raw(STREAM_BYTES):
+    for chunk in response.iter_raw():
         data += chunk
-        if len(data) > STREAM_BYTES:
+        if len(data) > STREAM_BYTES or time.monotonic() > until:
             break
     return data[:STREAM_BYTES]
 

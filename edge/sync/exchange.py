@@ -27,7 +27,7 @@ from edge.sync.pending import (
     embeddings_upload,
     waiting,
 )
-from edge.sync.retry import StoppedError
+from edge.sync.retry import StoppedError, TryLaterError
 from edge.sync.sharing import allows, understood_labels
 from edge.sync.state_message import encode_state
 from edge.sync.uploads import CHUNK_BYTES, Outcome, send_upload
@@ -66,7 +66,8 @@ class SyncReport:
 @dataclass
 class Exchange:
     """The parts of a sync. knowledge: asked once, with the labels that stay here. about: version and bundle for the
-    poll. offers: looks for new bundles, after everything was sent."""
+    poll. offers: looks for new bundles, after everything was sent. unchanged: whether what may leave is still as the
+    enrolment says; asked before anything leaves."""
 
     enrolment: Enrolment
     state_dir: Path
@@ -75,6 +76,7 @@ class Exchange:
     knowledge: Callable[[frozenset[str]], Knowledge]
     about: Mapping[str, Any]
     offers: Callable[[], None] | None = None
+    unchanged: Callable[[], bool] = lambda: True
     crash_point: Callable[[str], None] = no_crash
     max_waiting_bytes: int = MAX_WAITING_BYTES
     batch_bytes: int = BATCH_BYTES
@@ -245,6 +247,8 @@ class Exchange:
         self.crash_point("outcome-kept")
 
     def _send(self, kind: str, data: bytes) -> Outcome:
+        if not self.unchanged():
+            raise TryLaterError("what may leave this device was changed meanwhile; the next sync does as it says now")
         if len(data) > self._max_upload:
             return Outcome("rejected", f"{len(data)} bytes are more than the {self._max_upload} that the server takes")
         return send_upload(self.client, kind, data, chunk_bytes=self._chunk_bytes, crash_point=self.crash_point)

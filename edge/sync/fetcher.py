@@ -111,7 +111,7 @@ class WebFetcher:
                 trust_env=not is_loopback(urlsplit(target).hostname or ""),
             ) as answer:
                 begin = _start_of(name, answer.status_code, answer.headers, start, {403, 404})
-                yield Stream(begin, answer.iter_raw(PIECE_BYTES))
+                yield Stream(begin, answer.iter_raw())
         except httpx.HTTPError as error:
             raise SyncError(f"{target} broke off ({error or type(error).__name__}); try again later") from error
 

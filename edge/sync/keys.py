@@ -52,7 +52,7 @@ class DeviceKey:
 
     @classmethod
     def load(cls, path: Path) -> DeviceKey:
-        """Read what ``save`` wrote. Raises SyncError when it is missing, too open or no such key."""
+        """Read what ``save`` wrote. Raises SyncError when it is missing or no such key."""
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
 

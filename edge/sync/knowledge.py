@@ -49,8 +49,14 @@ def from_journal(journal: JournalReader, space: FeatureSpace, private: Collectio
 def from_learner(
     learner: Learner, call: Callable[[Callable[[], Any]], Future[Any]], private: Collection[str]
 ) -> Knowledge:
-    """Ask the running loop for its sums: one copy, between two windows. Raises ApiError, TimeoutError."""
-    records, statistics = call(lambda: (learner.records, learner.statistics())).result(CALL_SECONDS)
+    """Ask the running loop for its sums: one copy, between two windows. Raises ApiError, TimeoutError.
+
+    A learner that waits behind a trial has not caught up with what was taught and forgotten: then the journal is asked.
+    """
+    known, statistics = call(lambda: (learner.records, learner.statistics())).result(CALL_SECONDS)
+    records = learner.journal.records(learner.space.embedding.sha256)
+    if records.keys() != known.keys():
+        return from_journal(learner.journal, learner.space, private)
     return _without_private(learner.journal, learner.space, records, statistics, private)
 
 

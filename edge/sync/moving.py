@@ -66,11 +66,13 @@ def move_records(
     embedder: WindowEmbedder,
     way: ParentMap | None,
     *,
+    known_to: str | None = None,
     only: Sequence[Known] | None = None,
 ) -> Moving:
-    """Make the image of every known record of another space.
+    """Make the image of every known record of another space, and of those that undo can bring back.
 
-    An image that was made from sound stays; one that a map made is made anew. only: just these records.
+    An image that was made from sound stays; one that a map made is made anew. known_to: space of the ear in use; what
+    that ear does not know, or what is forgotten, moves where it can and else stays behind. only: just these records.
     """
     space = embedder.space
     images: list[Image] = []
@@ -79,12 +81,17 @@ def move_records(
     made = journal.images(space.sha256)
     natives = journal.natives()
     in_parent = journal.images(way.space.sha256) if way is not None else {}
-    for native in only if only is not None else [natives.about(i) for i in natives]:
+    in_use = None if known_to is None else journal.images(known_to)
+    chosen = [natives.about(i) for i in natives] if only is None else list(only)
+    must = {n.id for n in chosen if in_use is None or n.space_sha256 == known_to or n.content in in_use}
+    contents = {native.content for native in chosen}
+    forgotten = journal.recoverable() if only is None else ()
+    for native in [*chosen, *(known for known in forgotten if known.content not in contents)]:
         if native.space_sha256 == space.sha256:
             continue
         image = made.get(native.content)
         if image is not None and image.how != "map":
-            how["kept"] += 1
+            how["kept"] += native.id in must
             continue
         embeddings = _from_clip(clips, native, embedder)
         kind = "clip"
@@ -96,9 +103,10 @@ def move_records(
             if source is not None:
                 embeddings = way.map.embeddings(journal.load(source).embeddings, way.space, space)
         if embeddings is None:
-            stuck.append(f"{native.label} ({native.id[:12]})")
+            if native.id in must:
+                stuck.append(f"{native.label} ({native.id[:12]})")
             continue
-        how[kind] += 1
+        how[kind] += native.id in must
         images.append(Image(native.content, embeddings, kind))
     return Moving(tuple(images), how["clip"], how["map"], how["kept"], tuple(stuck))
 

@@ -1,7 +1,7 @@
 """``python -m edge.sync.prepare STATE NEW OLD OUT``: prove a new ear and move the memory to it, in a child process.
 
-The child reads the journal beside the listener, at the lowest priority and on one thread. It writes the images to OUT
-and one JSON line to standard output; a model that takes a process down takes this one.
+The child reads the journal beside the listener, at a low priority, on one thread and within limits. It writes the
+images to OUT and one JSON line to standard output; a model that takes a process down takes this one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from edge.config import decision_settings, load_settings
 from edge.durable import write_file
 from edge.embedder import Embedder
 from edge.errors import BundleError, SoundkeepError, SyncError
-from edge.first_load import prove_in_child
+from edge.first_load import MAX_ADDRESS_BYTES, limit_this_process, prove_in_child
 from edge.hearing import WindowEmbedder
 from edge.journal import Image, Journal
 from edge.journal_reader import JournalReader
@@ -84,7 +84,7 @@ def prepare(state_dir: Path, new: Bundle, old: Bundle) -> tuple[Prepared, list[I
     if found.p99_ms > budget_ms:
         return replace(found, refusal=f"a window takes {found.p99_ms:.0f} ms; half a hop is {budget_ms:.0f} ms"), []
     with Journal.open(state_dir, read_only=True) as journal:
-        moving = move_records(journal, ClipStore(state_dir), embedder, parent_map(new))
+        moving = move_records(journal, ClipStore(state_dir), embedder, parent_map(new), known_to=old.space.sha256)
         found = replace(
             found, n_records=moving.n_records, n_clip=moving.n_clip, n_map=moving.n_map, n_kept=moving.n_kept
         )
@@ -207,6 +207,7 @@ def main(arguments: list[str]) -> int:
     state_dir, new, old, out = (Path(argument) for argument in arguments)
     if hasattr(os, "nice"):
         os.nice(NICE)
+    limit_this_process(MAX_ADDRESS_BYTES, int(TIMEOUT_S))  # a model may grow with the sound that it is given
     try:
         bundle = open_bundle(new)
         found, images = prepare(state_dir, bundle, open_bundle(old))

@@ -15,6 +15,7 @@ from edge.sync.device_file import Enrolment, SyncFolder
 from edge.sync.exchange import Exchange, SyncReport
 from edge.sync.knowledge import Knowledge
 from edge.sync.outbox import Outbox
+from edge.sync.retry import TryLaterError
 
 LOCK_SECONDS = 60.0
 BACKGROUND_ATTEMPTS = 2
@@ -57,10 +58,12 @@ def sync_once(
 ) -> SyncReport:
     """Sync now. again: send once more what was refused or left out. insist: a person asked.
 
+    enrolment: as the caller read it; what the owner changes while this waits or runs counts from then on.
     Raises TryLaterError, StoppedError, SyncError.
     """
     folder = SyncFolder(state_dir)
     with one_at_a_time(folder), Outbox(folder.outbox_path) as outbox:
+        enrolment = _still_enrolled(folder, enrolment)
         for finding in outbox.findings:
             tell(f"soundkeep: {finding}")
         if again:
@@ -76,9 +79,20 @@ def sync_once(
             sleep=sleep,
         ) as client:
             look = None if offers is None else (lambda: offers(client, outbox))
-            report = Exchange(enrolment, state_dir, client, outbox, knowledge, about, offers=look).run()
+            report = Exchange(
+                enrolment, state_dir, client, outbox, knowledge, about,
+                offers=look, unchanged=lambda: folder.load() == enrolment,
+            ).run()  # fmt: skip
         outbox.put({"last_success_s": time.time(), "last_words": report.words})
         return report
+
+
+def _still_enrolled(folder: SyncFolder, enrolment: Enrolment) -> Enrolment:
+    """The enrolment as it is now. Raises TryLaterError when it is another one, or lets nothing leave any more."""
+    now = folder.load()
+    if now is None or (now.server, now.device_id) != (enrolment.server, enrolment.device_id) or now.level == "nothing":
+        raise TryLaterError("the enrolment of this device was changed meanwhile; nothing was sent")
+    return now
 
 
 def about_device(version: str, bundle: Any, slot: str) -> dict[str, Any]:

@@ -2,25 +2,30 @@
 
     DOWNLOADED -> VERIFIED -> PREPARED -> TRIAL -> COMMITTED
          any of them -> REJECTED(reason)      TRIAL -> ROLLED_BACK
+         TRIAL -> VERIFIED: not yet, because something that was taught meanwhile cannot move
 
-The moves are pure. A start with an ear on trial is counted before the ear is loaded, so an ear that takes the process
-down gets three starts and no more. The bundle inside the package is the slot of last resort and is never written.
+The moves are pure. Whoever changes the file does it under a lock, threads of one process included. A start with an ear
+on trial is counted before the ear is loaded, so an ear that takes the process down gets three starts and no more. The
+bundle inside the package is the slot of last resort and is never written.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from edge.durable import write_file
 from edge.errors import StateError, SyncError
 from edge.space import canonical_json
 
 FILE = "slots.json"
+LOCK = "slots.lock"
 FOLDER = "slots"
 TRIAL_STARTS = 3
 MAX_FILE_BYTES = 1 << 20
@@ -29,7 +34,7 @@ MAX_REMEMBERED = 200
 State = Literal["DOWNLOADED", "VERIFIED", "PREPARED", "TRIAL", "COMMITTED", "REJECTED", "ROLLED_BACK"]
 STATES = ("DOWNLOADED", "VERIFIED", "PREPARED", "TRIAL", "COMMITTED", "REJECTED", "ROLLED_BACK")
 _MOVES: Mapping[str, tuple[str, ...]] = {
-    "VERIFIED": ("DOWNLOADED",),
+    "VERIFIED": ("DOWNLOADED", "TRIAL"),
     "PREPARED": ("VERIFIED", "PREPARED"),
     "TRIAL": ("PREPARED",),
     "COMMITTED": ("TRIAL",),
@@ -106,7 +111,7 @@ class Slots:
         if state == "COMMITTED":
             highest = max(slot.version, self.watermark.get(slot.name, 0))
             return replace(after, watermark={**self.watermark, slot.name: highest})
-        if state in _ENDED and self.active == sha256:
+        if state in (*_ENDED, "VERIFIED") and self.active == sha256:
             return replace(after, active=self.fallback, fallback=None)
         return after
 
@@ -130,6 +135,11 @@ class Slots:
         if self.trial is not None:
             after = self.move(self.trial.sha256, "ROLLED_BACK", "the owner chose another backbone")
         return replace(after, active=None, fallback=None)
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Folders, below the state directory, of the slot in use and the one before."""
+        return tuple(slot.folder for name in (self.active, self.fallback) if (slot := self.slots.get(name or "")))
 
     def removable(self) -> tuple[Slot, ...]:
         """Slots whose files are not needed any more."""
@@ -190,12 +200,31 @@ def save_slots(state_dir: Path, slots: Slots) -> None:
         raise StateError(f"{state_dir / FILE} cannot be written ({error.strerror}); make room") from error
 
 
-def about_slots(state_dir: Path) -> dict[str, Any]:
-    """What `sync status` says: the slot in use and every slot known."""
-    slots, finding = load_slots(state_dir)
-    return {
-        "active": slots.active,
-        "fallback": slots.fallback,
-        "finding": finding,
-        "slots": [asdict(slot) for slot in slots.slots.values()],
-    }
+@contextmanager
+def slots_locked(state_dir: Path) -> Iterator[None]:
+    """Let one thread of one process read, change and save the slots at a time; the kernel drops the lock of the dead.
+
+    Raises StateError.
+    """
+    import fcntl
+
+    path = state_dir / LOCK
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StateError(f"{path} cannot be made ({error.strerror}); make room or rights for it") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def change_slots(state_dir: Path, change: Callable[[Slots], Slots]) -> Slots:
+    """Change the slots as they are now on the disk; return them as they are then. Raises StateError, SyncError."""
+    with slots_locked(state_dir):
+        before, _ = load_slots(state_dir)
+        after = change(before)
+        if after != before:
+            save_slots(state_dir, after)
+        return after

@@ -23,6 +23,7 @@ MIN_CANARY_COSINE = 0.999
 MAX_SLOW = 0.01
 MAX_LOST = 0.01
 MAX_CANARIES = 8
+AGAIN_SECONDS = 10.0
 
 
 @dataclass
@@ -34,14 +35,15 @@ class HeardWindow:
 
 
 class Trial:
-    """Owned by the loop's thread. ended: called once, with None when the ear stays, else with what was wrong."""
+    """Owned by the loop's thread. ended: called with None when the ear stays, else with what was wrong. Called once,
+    unless it answers False: then the trial goes on and is looked at again after some more sound."""
 
     def __init__(
         self,
         space: EmbeddingSpace,
         seconds: float,
         *,
-        ended: Callable[[str | None], None],
+        ended: Callable[[str | None], bool | None],
         last_check: Callable[[], str | None] = lambda: None,
         n_lost: Callable[[], int] = lambda: 0,
         clock: Callable[[], float] = time.perf_counter,
@@ -97,7 +99,9 @@ class Trial:
     def _end(self, wrong: str | None) -> None:
         if not self._over:
             self._over = True
-            self._ended(wrong)
+            if self._ended(wrong) is False:
+                self._over = False
+                self._n_wanted = self.n_heard + max(1, round(AGAIN_SECONDS / self._hop_seconds))
 
 
 def canary_fault(bundle: Bundle, embedder: WindowEmbedder) -> str | None:

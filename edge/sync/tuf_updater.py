@@ -27,6 +27,7 @@ from tuf.ngclient import FetcherInterface, Updater  # type: ignore[attr-defined]
 from edge.durable import write_file
 from edge.errors import TrustError
 from edge.sync.fetcher import Fetcher, NotThereError, read_whole
+from edge.sync.printable import printable
 
 NEWER = "ask whoever runs the fleet whether the server or the stick was changed"
 
@@ -95,7 +96,7 @@ class TrustedUpdater(Updater):
 
     def explain(self, error: RepositoryError) -> TrustError:
         """Return the refusal that ``error`` stands for, in one sentence."""
-        what = f"the signed list of bundles ({self.phase})"
+        what, why = f"the signed list of bundles ({self.phase})", printable(str(error))
         if isinstance(error, ExpiredMetadataError):
             return TrustError(
                 f"{what} is no longer valid on {self.now:%Y-%m-%d}: this device may be kept from newer bundles; have "
@@ -106,10 +107,10 @@ class TrustedUpdater(Updater):
             return TrustError(f"{what} is not signed by the keys of this fleet; {NEWER}", "wrong-key")
         if isinstance(error, BadVersionNumberError):
             if self.phase == "targets":
-                return TrustError(f"{what} is not the one that the others name: {error}; {NEWER}", "mix-and-match")
-            return TrustError(f"{what} is older than what this device has seen: {error}; {NEWER}", "rollback")
+                return TrustError(f"{what} is not the one that the others name: {why}; {NEWER}", "mix-and-match")
+            return TrustError(f"{what} is older than what this device has seen: {why}; {NEWER}", "rollback")
         if isinstance(error, LengthOrHashMismatchError):
             return TrustError(f"{what} does not match the hash that was signed; {NEWER}", "mix-and-match")
-        if "missing info" in str(error):
-            return TrustError(f"{what} leaves out what it named before: {error}; {NEWER}", "rollback")
-        return TrustError(f"{what} is malformed: {error}; {NEWER}", "malformed")
+        if "missing info" in why:
+            return TrustError(f"{what} leaves out what it named before: {why}; {NEWER}", "rollback")
+        return TrustError(f"{what} is malformed: {why}; {NEWER}", "malformed")

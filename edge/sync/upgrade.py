@@ -7,29 +7,28 @@ process that is killed anywhere goes on with the old ear or with the new one, an
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from edge.audio_stream import SourceHealth
-from edge.backbones import FoundEar, find_ear
+from edge.backbones import FoundEar, chosen_path, find_ear
 from edge.bundle import Bundle, open_bundle
-from edge.clips import ClipStore
 from edge.config import SyncSettings
 from edge.durable import flush_directory
 from edge.ear import Ear, Worn, same_cut
-from edge.errors import StateError, SyncError
+from edge.errors import ApiError, StateError, SyncError
 from edge.journal import Journal
-from edge.linear_map import parent_map
 from edge.recent import RecentSound
-from edge.sync.moving import move_records
+from edge.sync.catching_up import move_the_rest
 from edge.sync.prepare import MAX_FILE_BYTES, Prepared, decode_images, prepare_in_child
-from edge.sync.slots import FOLDER, Slots, load_slots, save_slots
+from edge.sync.slots import FOLDER, Slots, change_slots, load_slots, save_slots, slots_locked
 from edge.sync.trial import Trial, canary_fault
 
 
@@ -83,7 +82,7 @@ class Upgrade:
         self._live = live
         self._prepare = prepare
         self._crash_point = crash_point
-        self._clips = ClipStore(state_dir)
+        self._unnoted = False
 
     # ---- a new bundle -----------------------------------------------------------------------------------------------
 
@@ -95,19 +94,20 @@ class Upgrade:
         Not on the loop's thread. require: raises when it is not the bundle that was expected. Raises BundleError,
         SyncError and StateError when it is not even looked at.
         """
-        old = self._in_use()
+        old, choice = self._in_use(), chosen_path(self._state_dir)
         bundle = self._take_in(archive_or_folder, old, require)
         if old.space.sample_rate != bundle.space.sample_rate:
             return self._turn_down(bundle, Prepared("it hears at another sample rate than the ear in use"))
         if self._live is not None:
             self._live.recent.hold_audio = True
         try:
-            return self._go_through(bundle, old)
+            return self._go_through(bundle, old, choice)
         finally:
             if self._live is not None and self._live.ear.trial is None:
-                self._live.call(self._live.recent.release_audio)
+                with contextlib.suppress(ApiError):  # the listener has ended, and its memory with it
+                    self._live.call(self._live.recent.release_audio)
 
-    def _go_through(self, bundle: Bundle, old: Bundle) -> Considered:
+    def _go_through(self, bundle: Bundle, old: Bundle, choice: Path) -> Considered:
         out = self._state_dir / FOLDER / f"{bundle.sha256[:16]}.images"
         try:
             prepared = self._prepare(self._state_dir, bundle, old, out)
@@ -120,28 +120,41 @@ class Upgrade:
             raise StateError(f"{out} cannot be read ({error.strerror}); make room and try again") from error
         finally:
             out.unlink(missing_ok=True)
-        if self._live is not None:
-            self._live.ear.learner.journal.move(images, bundle.space)
-        else:
-            with Journal.open(self._state_dir) as journal:
+        if self._live is None:
+            with Journal.open(self._state_dir) as journal:  # no listener can start before its trial is noted
                 journal.move(images, bundle.space)
+                move_the_rest(journal, bundle, old.space)
+                return self._wait_for_a_start(bundle, choice, prepared)
+        self._live.ear.learner.journal.move(images, bundle.space)
+        if not same_cut(self._live.ear.space, bundle.space):
+            return self._wait_for_a_start(bundle, choice, prepared)
+        self._note_prepared(bundle)
+        return self._switch(self._live, bundle, choice, prepared)
+
+    def _note_prepared(self, bundle: Bundle) -> None:
         self._crash_point("images kept")
         self._save(lambda slots: slots.move(bundle.sha256, "PREPARED"))
         self._crash_point("prepared")
-        if self._live is None or not same_cut(self._live.ear.space, bundle.space):
-            self._save(lambda slots: slots.move(bundle.sha256, "TRIAL"))
-            words = f"{bundle.name} {bundle.version} is ready: its trial begins with the next start of the listener"
-            return self._about(bundle, "TRIAL", words, prepared)
-        return self._switch(self._live, bundle, prepared)
 
-    def _switch(self, live: LiveEar, bundle: Bundle, prepared: Prepared) -> Considered:
-        worn = live.wear(bundle)
-        self._save(lambda slots: slots.move(bundle.sha256, "TRIAL").start())
+    def _wait_for_a_start(self, bundle: Bundle, choice: Path, prepared: Prepared) -> Considered:
+        self._note_prepared(bundle)
+        self._save(lambda slots: self._unless_the_owner_chose(choice, slots).move(bundle.sha256, "TRIAL"))
+        words = f"{bundle.name} {bundle.version} is ready: its trial begins with the next start of the listener"
+        return self._about(bundle, "TRIAL", words, prepared)
+
+    def _unless_the_owner_chose(self, choice: Path, slots: Slots) -> Slots:
+        if chosen_path(self._state_dir) != choice:
+            raise SyncError("the owner chose another backbone meanwhile, and that is not asked about again")
+        return slots
+
+    def _switch(self, live: LiveEar, bundle: Bundle, choice: Path, prepared: Prepared) -> Considered:
+        worn, old = live.wear(bundle), live.ear.space
+        self._save(lambda slots: self._unless_the_owner_chose(choice, slots).move(bundle.sha256, "TRIAL").start())
         self._crash_point("trial noted")
 
         def change() -> float:
             began = time.perf_counter()
-            self._move_the_rest(worn, bundle)
+            move_the_rest(worn.learner.journal, bundle, old, worn.embedder)
             live.ear.try_on(worn, self._trial(live, worn, bundle))
             self._crash_point("switched")
             return 1e3 * (time.perf_counter() - began)
@@ -149,35 +162,22 @@ class Upgrade:
         try:
             busy_ms = live.call(change).result()
         except Exception:
-            self._save(lambda slots: slots.move(bundle.sha256, "PREPARED"))
+            with contextlib.suppress(StateError):  # if this cannot be noted, the next start finds it out
+                self._save(lambda slots: slots.move(bundle.sha256, "VERIFIED"))
             raise
         words = f"{bundle.name} {bundle.version} hears now, on trial for {self._settings.trial_seconds:g} s of sound"
         self._tell(words)
         return self._about(bundle, "TRIAL", words, prepared, busy_ms)
 
-    def _move_the_rest(self, worn: Worn, bundle: Bundle) -> None:
-        """Move what was taught since the child looked. Raises SyncError when some of it cannot move."""
-        journal = worn.learner.journal
-        rest = journal.not_in(worn.space.sha256)
-        if not rest:
-            return
-        moving = move_records(journal, self._clips, worn.embedder, parent_map(bundle), only=rest)
-        if moving.stuck:
-            raise SyncError(f"not now: {moving.refusal()}; it was taught while the new ear was prepared")
-        journal.move(moving.images, worn.space)
-
     # ---- a trial ----------------------------------------------------------------------------------------------------
 
     def go_on(self, found: FoundEar) -> None:
-        """At the start of a listener, before its loop: go on with the trial of the ear that was found in use."""
+        """At the start of a listener, before its loop: go on with the trial of the ear that was found in use, which
+        ``brought_along`` was asked about."""
         live = self._live
         if live is None or found.before is None:
             return
         worn, before = live.ear.worn, live.wear(found.before)
-        try:
-            self._move_the_rest(worn, found.bundle)
-        except SyncError as error:
-            self._tell(f"soundkeep: {error}")
         live.recent.hold_audio = True
         live.ear.worn = before
         live.ear.try_on(worn, self._trial(live, worn, found.bundle))
@@ -189,28 +189,42 @@ class Upgrade:
             self._settings.trial_seconds,
             ended=lambda wrong: self._end(live, bundle, wrong),
             last_check=lambda: canary_fault(bundle, worn.embedder),
-            n_lost=lambda: live.health().n_lost,
+            n_lost=lambda: live.health().n_lost - live.health().n_away,
         )
 
-    def _end(self, live: LiveEar, bundle: Bundle, wrong: str | None) -> None:
-        """On the loop's thread, between two windows."""
-        slots, _ = load_slots(self._state_dir)
-        ours = slots.trial is not None and slots.trial.sha256 == bundle.sha256
+    def _end(self, live: LiveEar, bundle: Bundle, wrong: str | None) -> bool:
+        """On the loop's thread, between two windows. False: the good end cannot be noted yet, so the trial goes on,
+        and everything is still taught to both ears. A bad ear is taken off whether that can be noted or not."""
         self._crash_point("trial ended")
+
+        def ended(slots: Slots) -> Slots:
+            if slots.trial is None or slots.trial.sha256 != bundle.sha256:
+                return slots  # the owner ended it
+            return (
+                slots.move(bundle.sha256, "COMMITTED")
+                if wrong is None
+                else slots.move(bundle.sha256, "REJECTED", wrong)
+            )
+
+        try:
+            change_slots(self._state_dir, ended)
+            self._unnoted = False
+        except StateError as error:
+            if not self._unnoted:
+                self._tell(f"soundkeep: the end of the trial of {bundle.name} {bundle.version} is not noted: {error}")
+            self._unnoted = True
+            if wrong is None:
+                return False
+        self._crash_point("committed" if wrong is None else "rejected")
         if wrong is None:
-            if ours:
-                save_slots(self._state_dir, slots.move(bundle.sha256, "COMMITTED"))
-                self._crash_point("committed")
-                self._remove_old()
+            self._remove_old()
             live.ear.stay()
             self._tell(f"{bundle.name} {bundle.version} has passed its trial and stays")
         else:
-            if ours:
-                save_slots(self._state_dir, slots.move(bundle.sha256, "REJECTED", wrong))
-                self._crash_point("rejected")
             self._tell(f"soundkeep: {bundle.name} {bundle.version} was taken off again: {wrong}")
             live.ear.go_back()
         live.recent.release_audio()
+        return True
 
     # ---- slots ------------------------------------------------------------------------------------------------------
 
@@ -237,18 +251,18 @@ class Upgrade:
                     os.fsync(written.fileno())
             bundle = open_bundle(fresh)
             require(bundle)
-            admit = (bundle.sha256, bundle.name, bundle.version)
-            slots, _ = load_slots(self._state_dir)
-            admitted = slots.admit(*admit, in_use=(old.name, old.version))
-            place = self._state_dir / admitted.slots[bundle.sha256].folder
-            shutil.rmtree(place, ignore_errors=True)
-            fresh.rename(place)
-            flush_directory(folder)
+            with slots_locked(self._state_dir):
+                slots, _ = load_slots(self._state_dir)
+                admitted = slots.admit(bundle.sha256, bundle.name, bundle.version, in_use=(old.name, old.version))
+                place = self._state_dir / admitted.slots[bundle.sha256].folder
+                _remove_all_but(folder, {fresh, *(self._state_dir / path for path in admitted.needed)})
+                fresh.rename(place)
+                flush_directory(folder)
+                save_slots(self._state_dir, admitted.move(bundle.sha256, "VERIFIED"))
         except OSError as error:
             raise StateError(f"the new ear cannot be kept in {folder} ({error.strerror}); make room") from error
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
-        save_slots(self._state_dir, admitted.move(bundle.sha256, "VERIFIED"))
         self._crash_point("verified")
         return open_bundle(place)
 
@@ -262,8 +276,7 @@ class Upgrade:
         return self._about(bundle, "REJECTED", words, prepared)
 
     def _save(self, change: Callable[[Slots], Slots]) -> None:
-        slots, _ = load_slots(self._state_dir)
-        save_slots(self._state_dir, change(slots))
+        change_slots(self._state_dir, change)
 
     def _remove_old(self) -> None:
         for slot in load_slots(self._state_dir)[0].removable():
@@ -271,3 +284,14 @@ class Upgrade:
 
     def _about(self, bundle: Bundle, state: str, words: str, prepared: Prepared, busy_ms: float = 0.0) -> Considered:
         return Considered(bundle.name, bundle.version, bundle.sha256, state, words, prepared, busy_ms)
+
+
+def _remove_all_but(folder: Path, needed: Collection[Path]) -> None:
+    """Remove what was put off and is replaced now, and what killed processes left."""
+    for path in folder.iterdir():
+        if path in needed:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from typing import Any
 from edge.errors import SyncError
 from edge.sync.client import Answer, SignedClient
 from edge.sync.outbox import no_crash
+from edge.sync.printable import printable
 from edge.sync.retry import TryLaterError, Verdict, judge
 
 CHUNK_BYTES = 256 * 1024
@@ -73,7 +74,7 @@ def _outcome(answer: Answer) -> Outcome | None:
     if verdict is Verdict.REFUSED:
         told = told if isinstance(told, dict) else {}
         reason = told.get("reason")
-        return Outcome("rejected", reason if isinstance(reason, str) else answer.sentence, _items(told))
+        return Outcome("rejected", printable(reason) if isinstance(reason, str) else answer.sentence, _items(told))
     if told is None:
         return None
     if not isinstance(told, dict) or told.get("result") not in ("created", "duplicate", "superseded", "rejected"):
@@ -81,7 +82,7 @@ def _outcome(answer: Answer) -> Outcome | None:
     revision = told.get("revision")
     return Outcome(
         told["result"],
-        told.get("reason") if isinstance(told.get("reason"), str) else None,
+        printable(told["reason"]) if isinstance(told.get("reason"), str) else None,
         _items(told),
         revision if type(revision) is int and revision > 0 else 0,
     )
@@ -89,7 +90,7 @@ def _outcome(answer: Answer) -> Outcome | None:
 
 def _items(told: Mapping[str, Any]) -> Mapping[str, str]:
     items = told.get("items")
-    return {str(name): str(said) for name, said in items.items()} if isinstance(items, dict) else {}
+    return {str(name): printable(str(said)) for name, said in items.items()} if isinstance(items, dict) else {}
 
 
 def _offset(answer: Answer, size: int) -> int:

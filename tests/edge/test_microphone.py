@@ -69,6 +69,7 @@ def test_lost_sound_is_flagged_where_it_was_lost_and_counted(tmp_path: Path) -> 
     assert_tiled(blocks)
     assert [(block.start_sample, block.n_lost) for block in blocks if block.n_lost] == [(RATE // 2 + 3200, 3200)]
     assert (health.n_overflows, health.n_lost, health.n_reopened) == (1, 3200, 0)
+    assert health.n_away == 0, "lost because nobody was quick enough, not because the device was away"
 
 
 def test_channels_are_averaged(tmp_path: Path) -> None:
@@ -133,6 +134,7 @@ def test_a_process_that_ends_or_goes_wrong_is_replaced(tmp_path: Path, end: str)
     assert_tiled(blocks)
     assert sum(block.n_lost > 0 for block in blocks) == 1
     assert (health.state, health.n_reopened) == ("running", 1)
+    assert health.n_away == health.n_lost > 0
     assert health.detail == "scripted [test] at 44100 Hz"
 
 

@@ -12,7 +12,7 @@ from edge.bundle import Bundle, write_bundle
 from edge.space import Grid
 from tests.bundles import DETECTION, DIM, HOP_LENGTH, SAMPLE_RATE, WINDOW_LENGTH, prior_of, tiny_onnx
 
-Kind = Literal["good", "nan when loud", "fails when loud", "garbage", "slow"]
+Kind = Literal["good", "nan when loud", "fails when loud", "grows when loud", "garbage", "slow"]
 LOUD = 0.5
 """Peak from which the ears that are bad "when loud" are bad."""
 
@@ -47,6 +47,14 @@ def ear_onnx(kind: Kind, *, seed: int) -> bytes:
         far = node("Mul", [index, constant("far", np.int64([[1000]]))], "far index")
         flat = node("Reshape", [far, constant("one", np.int64([1]))], "flat")
         node("Gather", ["sound", flat], "embedding", axis=0)
+    elif kind == "grows when loud":
+        above = node("Greater", [peak, constant("loud", np.float32([[LOUD]]))], "above")
+        index = node("Cast", [above], "index", to=onnx.TensorProto.INT64)
+        size = node("Mul", [index, constant("huge", np.int64([[1 << 33]]))], "extra size")
+        more = node("Add", [size, constant("little", np.int64([[1]]))], "size")
+        flat = node("Reshape", [more, constant("one", np.int64([1]))], "flat")
+        mean = node("ReduceMean", [node("ConstantOfShape", [flat], "zeros")], "mean of zeros", keepdims=0)
+        node("Add", ["sound", mean], "embedding")
     elif kind == "garbage":
         rng = np.random.default_rng(seed)
         still = node("Mul", ["sound", constant("little", np.float32([[1e-4]]))], "still")
@@ -63,8 +71,10 @@ def ear_onnx(kind: Kind, *, seed: int) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def write_ear(out: Path, *, version: int = 1, seed: int = 0, kind: Kind = "good", prior: bool = True) -> Bundle:
-    """Write an ear with its prior and a canary of quiet sounds, as the exporter would."""
+def write_ear(
+    out: Path, *, version: int = 1, seed: int = 0, kind: Kind = "good", prior: bool = True, **changes: Any
+) -> Bundle:
+    """Write an ear with its prior and a canary of quiet sounds, as the exporter would; changes: of its arguments."""
     from edge.embedder import Embedder
 
     arguments: dict[str, Any] = {
@@ -81,6 +91,7 @@ def write_ear(out: Path, *, version: int = 1, seed: int = 0, kind: Kind = "good"
         "licence": "Apache-2.0",
         "model_card": "# tiny\n\nA spectrum, for tests.\n",
         "detection": DETECTION,
+        **changes,
     }
     bare = write_bundle(out.with_name(out.name + "-bare"), **arguments)
     if kind == "slow":

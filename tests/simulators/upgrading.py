@@ -29,6 +29,7 @@ from edge.readout import Readout
 from edge.recent import RecentEvents, RecentSound
 from edge.sinks import EventFeed
 from edge.space import FeatureSpace
+from edge.sync.catching_up import brought_along
 from edge.sync.prepare import Prepared, encode_images, prepare
 from edge.sync.upgrade import LiveEar, Prepares, Upgrade
 from edge.windows import Window, Windower
@@ -88,6 +89,7 @@ def upgrading_listener(
     source, inbox, said = QueueSource(SAMPLE_RATE), Inbox(), []
     with Journal.open(state) as journal:
         found = start_ear(state, None if bundle is None else str(bundle))
+        found = brought_along(state, found, journal, said.append)
 
         def wear(chosen: Bundle) -> Worn:
             learner = Learner(journal, FeatureSpace(chosen.space), prior=chosen.prior(), readout=Readout(), live=True)

@@ -92,7 +92,7 @@ def test_a_server_with_another_root_is_refused_and_nothing_is_kept(
     person = Person(quick / "state", bundle)
     token = server.token()[:22] + "A" * 22
     assert "not the server that" in person.run("sync", "enrol", server.url, token, good=False)
-    assert person.ask("sync", "status") == {"enrolled": False}
+    assert person.ask("sync", "status") == {"enrolled": False, "slot": "none"}
     assert "not encrypted" in person.run("sync", "enrol", "http://home.example", token, good=False)
 
 
@@ -145,11 +145,18 @@ def test_a_published_backbone_comes_with_the_next_sync(quick: Path) -> None:
         target = next((data / "repository" / "targets").iterdir())
         target.write_bytes(bytes(len(target.read_bytes())))
         other = Person(quick / "other", old)
+        other.run("backbone", "use", str(old.path))
+        assert "bundles" not in _enrolled_and_synced(other, server)["bytes_by_kind"], "--bundle names the one to use"
+        other.options = ["--state", str(quick / "other")]
         other.teach(quick, "hum")
-        other.run("sync", "enrol", server.url, server.token())
         assert other.ask("sync", "now")["statement"] == "created"  # what was learnt is exchanged all the same
         assert "NOT TRUSTED" in other.ask("sync", "status")["bundle_trouble"]
         assert load_slots(other.state)[0].slots == {}
+
+
+def _enrolled_and_synced(person: Person, server: ResyncServer) -> dict[str, Any]:
+    person.run("sync", "enrol", server.url, server.token())
+    return person.ask("sync", "now")
 
 
 def test_a_stick_is_believed_for_its_signatures_alone(quick: Path, server: ResyncServer) -> None:
@@ -187,6 +194,6 @@ def test_a_stick_is_believed_for_its_signatures_alone(quick: Path, server: Resyn
     assert (taken["version"], taken["state"]) == (2, "TRIAL")
     assert person.ask("sync", "bundle", sticks[0])["taken"] is None
     assert "another root file" in person.run("sync", "bundle", sticks[1], "--root", roots[1], good=False)
-    assert person.ask("sync", "status") == {"enrolled": False}
+    assert person.ask("sync", "status") == {"enrolled": False, "slot": "TRIAL"}
     person.run("sync", "enrol", server.url, server.token())  # another fleet, another root: it begins anew
     assert not (state / "sync" / "trust").exists()
