@@ -51,8 +51,8 @@ def listen(bench: Workbench, source: str, speed: str, api: str | None, pcm_rate:
     from edge.metrics import Metrics
     from edge.recent import RecentEvents, RecentSound
     from edge.sinks import EventFeed
-    from edge.sync.upgrade import LiveEar, Upgrade
     from edge.sync.catching_up import brought_along
+    from edge.sync.upgrade import LiveEar, Upgrade
     from edge.windows import Windower
 
     address = None if api in (None, "off") else parse_address(api)
