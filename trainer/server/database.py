@@ -73,6 +73,14 @@ def lock_row(session: Session, table: type[Row], key: Any) -> Row | None:
     return session.get(table, key, populate_existing=True, with_for_update=not is_sqlite(session))
 
 
+def add_missing(session: Session, table: type[Any], **values: Any) -> None:
+    """Add a row unless there is one with that key, whoever adds the same at the same time."""
+    from sqlalchemy.dialects import postgresql, sqlite
+
+    insert = sqlite.insert if is_sqlite(session) else postgresql.insert
+    session.execute(insert(table).values(**values).on_conflict_do_nothing())
+
+
 def _on_sqlite(connection: Any, record: object) -> None:
     connection.isolation_level = None
     cursor = connection.cursor()

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from edge.errors import StateError
 from edge.sync.keys import PUBLIC_BYTES, device_id
 from trainer.server.auth import Request, require_not_revoked, require_signature, signed_headers, use_sequence
-from trainer.server.database import lock_row, transaction
+from trainer.server.database import add_missing, lock_row, transaction
 from trainer.server.opening import Server
 from trainer.server.plain_words import plain_text
 from trainer.server.refusals import Refused, remember_refusal
@@ -113,8 +113,7 @@ def _parse(body: bytes) -> tuple[str, bytes, str]:
 
 def _server_id(session: Session) -> str:
     row = session.get(Setting, SERVER_ID_KEY)
-    if row is None:
-        row = Setting(key=SERVER_ID_KEY, value=secrets.token_hex(16))
-        session.add(row)
-        session.flush()
+    if row is None:  # of several first enrolments at once, one names the server
+        add_missing(session, Setting, key=SERVER_ID_KEY, value=secrets.token_hex(16))
+        row = session.get_one(Setting, SERVER_ID_KEY)
     return str(row.value)

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from edge.bundle import open_bundle, shipped_bundles_path
 from edge.errors import BundleError
 from edge.space import EmbeddingSpace
-from trainer.server.database import reading, transaction
+from trainer.server.database import add_missing, reading, transaction
 from trainer.server.opening import Server
 from trainer.server.tables import Space
 
@@ -17,8 +17,7 @@ from trainer.server.tables import Space
 def know_space(session: Session, space: EmbeddingSpace) -> None:
     """Make ``space`` known; nothing changes when it is."""
     if session.get(Space, space.sha256) is None:
-        session.add(Space(sha256=space.sha256, description=asdict(space)))
-        session.flush()
+        add_missing(session, Space, sha256=space.sha256, description=asdict(space))
 
 
 def know_shipped_spaces(server: Server) -> None:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import httpx
@@ -53,6 +54,14 @@ def test_a_token_enrols_one_device_and_repeats_give_the_same_answer(
     assert kind(two.enrol("A" * 22)) == (403, "bad-token")
     assert kind(two.enrol("é" * 22)) == (403, "bad-token")
     assert two.enrol(make_token(any_engine_server)).json()["server"] == first.json()["server"]
+
+
+def test_many_first_devices_at_once_meet_one_server(http: httpx.Client, any_engine_server: Server) -> None:
+    tokens = [make_token(any_engine_server) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda token: FleetDevice(http, "one of many").enrol(token), tokens))
+    assert [answer.status_code for answer in answers] == [201] * 8, [answer.text for answer in answers]
+    assert len({answer.json()["server"] for answer in answers}) == 1
 
 
 def test_a_token_carries_the_hash_of_the_first_root(http: httpx.Client, any_engine_server: Server) -> None:
