@@ -1,7 +1,7 @@
 """Work in shards: on this machine by default, on many with Ray (``trainer.server.ray_executor``).
 
 A shard's function is a function of a module and its answer follows from the shard alone, so a shard whose worker died
-is done again. Sums are of integers: however the statements are cut into shards, the total has the same bits.
+is done again.
 """
 
 from __future__ import annotations
@@ -12,30 +12,49 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from edge.errors import ConfigurationError
-from edge.space import FeatureSpace
-from edge.statistics_file import PackedStatistics, read_packed
-from edge.sync.state_message import split_state
 from trainer.errors import ExecutorError
-from trainer.server.blobs import BlobStore
-from trainer.server.fleet_sum import FleetSum
 
 Shard = TypeVar("Shard")
 Answer = TypeVar("Answer")
+EXECUTORS = ("local", "ray")
 MAX_DEATHS = 3
-BLAS_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+ONE_BLAS_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 class Executor(Protocol):
     """n_workers: how many shards are worked on at a time."""
 
-    n_workers: int
+    @property
+    def n_workers(self) -> int: ...
 
     def map_shards(self, function: Callable[[Shard], Answer], shards: Sequence[Shard]) -> list[Answer]:
-        """Return ``function`` of every shard, in the order of the shards. Raises what it raises, and ExecutorError."""
+        """Return ``function`` of every shard, in the order of the shards.
+
+        Raises what the function raises, and ExecutorError when workers die ``MAX_DEATHS`` times over a shard.
+        """
+
+
+@contextmanager
+def open_executor(kind: str = "local", n_processes: int = 1, address: str | None = None) -> Iterator[Executor]:
+    """Open one of ``EXECUTORS``. address: head of a Ray cluster that runs; None: this machine alone.
+
+    Raises ConfigurationError when it is unknown or not installed, ExecutorError when the cluster cannot be reached.
+    """
+    if kind not in EXECUTORS:
+        raise ConfigurationError(f"executor is {kind!r}; wanted one of {', '.join(EXECUTORS)}")
+    if kind == "local":
+        if address is not None:
+            raise ConfigurationError(f"the address {address!r} is one of a Ray cluster; choose the executor ray")
+        with LocalExecutor(n_processes) as local:
+            yield local
+        return
+    from trainer.server.ray_executor import RayExecutor
+
+    with RayExecutor(n_processes, address=address) as ray:
+        yield ray
 
 
 class LocalExecutor:
@@ -78,25 +97,26 @@ class LocalExecutor:
 
     def _run(self, function: Callable[[Shard], Answer], shards: Sequence[Shard], answers: dict[int, Answer]) -> None:
         """Work on what has no answer yet; answers that came before a worker died are kept."""
-        with _one_blas_thread():
+        with environment(ONE_BLAS_THREAD):
             if self._pool is None:
                 self._pool = ProcessPoolExecutor(self.n_workers, multiprocessing.get_context("spawn"))
             waiting: dict[int, Future[Answer]] = {}
+            broken: BrokenProcessPool | None = None
             try:
                 for i, shard in enumerate(shards):
                     if i not in answers:
                         waiting[i] = self._pool.submit(function, shard)
-            finally:
-                broken: BrokenProcessPool | None = None
-                for i, future in waiting.items():
-                    try:
-                        answers[i] = future.result()
-                    except BrokenProcessPool as error:
-                        broken = error
-                    except BaseException:
-                        for other in waiting.values():
-                            other.cancel()
-                        raise
+            except BrokenProcessPool as error:
+                broken = error
+            for i, future in waiting.items():
+                try:
+                    answers[i] = future.result()
+                except BrokenProcessPool as error:
+                    broken = error
+                except BaseException:
+                    for other in waiting.values():
+                        other.cancel()
+                    raise
             if broken is not None:
                 raise broken
 
@@ -106,45 +126,16 @@ class LocalExecutor:
             self._pool = None
 
 
-@dataclass(frozen=True)
-class StoredStatements:
-    """A shard of the fleet: statements in a blob store, and what the fleet calls the labels of each."""
-
-    store: str
-    space: FeatureSpace
-    names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Name of the blob to the renamed labels."""
-
-
-def sum_statements(shard: StoredStatements) -> bytes:
-    """Sum up a shard; returns the stored form of statistics. Runs in a worker."""
-    store, total = BlobStore(shard.store), FleetSum(shard.space)
-    for blob, names in shard.names.items():
-        _, space, _, stored = split_state(store.get(blob))
-        total.add(read_packed(space, stored), names)
-    return total.statistics().to_bytes()
-
-
-def sum_tree(executor: Executor, statements: StoredStatements) -> PackedStatistics:
-    """Sum up statements on all workers, then the sums of the workers."""
-    blobs = list(statements.names)
-    n_shards = max(1, min(len(blobs), executor.n_workers))
-    parts = [{blob: statements.names[blob] for blob in blobs[i::n_shards]} for i in range(n_shards)]
-    shards = [StoredStatements(statements.store, statements.space, part) for part in parts]
-    sums = executor.map_shards(sum_statements, shards)
-    return FleetSum.of(statements.space, (read_packed(statements.space, data) for data in sums)).packed()
-
-
 @contextmanager
-def _one_blas_thread() -> Iterator[None]:
-    """Processes that are started meanwhile have one BLAS thread each."""
-    before = {name: os.environ.get(name) for name in BLAS_THREADS}
-    os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Processes that are started meanwhile have ``variables``."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
         for name, value in before.items():
             if value is None:
-                del os.environ[name]
+                os.environ.pop(name, None)
             else:
                 os.environ[name] = value

@@ -19,37 +19,20 @@ from edge.errors import CorruptionError, MisuseError, StateError
 from edge.records import BACKGROUND
 from edge.space import FeatureSpace
 from edge.statistics import SufficientStatistics
-from edge.statistics_file import PackedStatistics, read_packed
-from edge.sync.state_message import split_state
+from edge.statistics_file import PackedStatistics
 from trainer.server.database import reading
 from trainer.server.effects import feature_space
+from trainer.server.executor import Executor, LocalExecutor
 from trainer.server.fleet_sum import FleetSum
 from trainer.server.labels import label_rules
 from trainer.server.opening import Server
+from trainer.server.statements import Statement, read_statement, sum_in_shards
 from trainer.server.tables import Device, PublishedBundle, Space, State, StateRecord
 
 MAX_NAMED = 20
 TRIES = 3
 LEAF = 4
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Statement:
-    """A statement that counts. labels: its windows by label. names: the fleet's names of labels that differ."""
-
-    device_id: str
-    device_name: str
-    blob_sha256: str
-    statistics_sha256: str
-    n_records: int
-    n_windows: int
-    labels: Mapping[str, int]
-    names: Mapping[str, str]
-
-    def fleet_labels(self) -> frozenset[str]:
-        """The classes of the fleet that this device taught, without what it ignores."""
-        return frozenset(self.names.get(label, label) for label in self.labels if label != BACKGROUND)
 
 
 @dataclass(frozen=True)
@@ -103,21 +86,31 @@ class FleetMemory:
         }
 
 
-def fleet_memory(server: Server, space: str | None = None) -> FleetMemory:
+def fleet_memory(server: Server, space: str | None = None, *, executor: Executor | None = None) -> FleetMemory:
     """Sum up the fleet. space: the beginning of a space's name; None: the newest bundle's, or that of most devices.
 
-    Raises MisuseError for an unknown space, CorruptionError and StateError for damaged statements.
+    executor: who sums, with the same bits; None: this process. Raises MisuseError for an unknown space, CorruptionError
+    and StateError for damaged statements, ExecutorError.
     """
-    return _looked_at(server, space, _sum_up)
+    workers = LocalExecutor() if executor is None else executor
+    return looked_at(server, space, lambda server, selection: _sum_up(server, selection, workers))
 
 
-def verify_fleet(server: Server, space: str | None = None, *, rng: np.random.Generator | None = None) -> FleetMemory:
+def verify_fleet(
+    server: Server,
+    space: str | None = None,
+    *,
+    rng: np.random.Generator | None = None,
+    executor: Executor | None = None,
+) -> FleetMemory:
     """Sum up the fleet in three ways and compare the bits; every statement is checked against its row as well.
 
-    Raises CorruptionError that names the statement or says what came out differently.
+    executor: who sums the first time; the two other ways are this process's. Raises CorruptionError that names the
+    statement or says what came out differently.
     """
     random = np.random.default_rng(0) if rng is None else rng
-    return _looked_at(server, space, lambda server, selection: _verify(server, selection, random))
+    workers = LocalExecutor() if executor is None else executor
+    return looked_at(server, space, lambda server, selection: _verify(server, selection, random, workers))
 
 
 def select_statements(server: Server, space: str | None = None) -> Selection:
@@ -132,19 +125,11 @@ def select_statements(server: Server, space: str | None = None) -> Selection:
         return Selection(feature_space(session, chosen), statements, shared, n_shared, spaces)
 
 
-def read_statement(server: Server, space: FeatureSpace, statement: Statement) -> PackedStatistics:
-    """Return the numbers of a statement, views of its bytes. Raises StateError, CorruptionError, SyncError."""
-    _, stated, _, stored = split_state(server.blobs.get(statement.blob_sha256))
-    if stated != space:
-        raise CorruptionError(
-            f"the statement of device {statement.device_name!r} is of another space than its row says; "
-            "restore the database from a backup"
-        )
-    return read_packed(space, stored)
+def looked_at(server: Server, space: str | None, work: Callable[[Server, Selection], T]) -> T:
+    """Do ``work`` on what counts now. A device that speaks meanwhile replaces a statement: then look once more.
 
-
-def _looked_at(server: Server, space: str | None, work: Callable[[Server, Selection], T]) -> T:
-    """Do ``work`` on what counts now. A device that speaks meanwhile replaces a statement: then look once more."""
+    Raises what ``select_statements`` and ``work`` raise.
+    """
     for _ in range(TRIES - 1):
         selection = select_statements(server, space)
         try:
@@ -155,22 +140,20 @@ def _looked_at(server: Server, space: str | None, work: Callable[[Server, Select
     return work(server, select_statements(server, space))
 
 
-def _sum_up(server: Server, selection: Selection) -> FleetMemory:
+def _sum_up(server: Server, selection: Selection, executor: Executor) -> FleetMemory:
     if selection.space is None:
         return FleetMemory(selection, None)
-    total = FleetSum(selection.space)
-    for statement in selection.statements:
-        total.add(read_statement(server, selection.space, statement), statement.names)
+    total = sum_in_shards(executor, server.blobs.url, selection.space, selection.statements)
     return FleetMemory(selection, total.statistics())
 
 
-def _verify(server: Server, selection: Selection, random: np.random.Generator) -> FleetMemory:
-    memory = _sum_up(server, selection)
+def _verify(server: Server, selection: Selection, random: np.random.Generator, executor: Executor) -> FleetMemory:
+    memory = _sum_up(server, selection, executor)
     if selection.space is None or memory.statistics is None:
         return memory
     backwards = FleetSum(selection.space)
     for statement in reversed(selection.statements):
-        part = read_statement(server, selection.space, statement)
+        part = read_statement(server.blobs, selection.space, statement)
         if part.sha256 != statement.statistics_sha256:
             raise CorruptionError(
                 f"the statement of device {statement.device_name!r} has other numbers than its row says; restore the "
@@ -198,7 +181,7 @@ def _tree(server: Server, selection: Selection, random: np.random.Generator) -> 
                 total.add(total_of(half).packed())
         else:
             for statement in statements:
-                total.add(read_statement(server, space, statement), statement.names)
+                total.add(read_statement(server.blobs, space, statement), statement.names)
         return total
 
     shuffled = [selection.statements[i] for i in random.permutation(len(selection.statements))]

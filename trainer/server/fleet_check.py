@@ -16,11 +16,12 @@ from edge.space import FeatureSpace
 from edge.statistics_file import PackedStatistics
 from trainer.server.database import lock_row, reading, transaction
 from trainer.server.ears import bundle_of_space
-from trainer.server.fleet import Selection, Statement, read_statement, select_statements
+from trainer.server.fleet import Selection, looked_at
 from trainer.server.fleet_sum import FleetSum
 from trainer.server.influence import Examination, Finding, HeldOut, Member, accuse, sum_of
 from trainer.server.labels import label_rules
 from trainer.server.opening import Server
+from trainer.server.statements import Statement, read_statement
 from trainer.server.tables import Device, Embedded, State
 
 HELD_OUT_ONE_IN = 4
@@ -33,29 +34,32 @@ def check_fleet(server: Server, quarantine: bool, space: str | None = None) -> l
     quarantine: take the accused out of the fleet's sum at once, with the evidence as the reason; what is only unusual
     has no consequence.
     """
-    selection = select_statements(server, space)
-    if selection.space is None:
-        return []
-    members = [_member(server, selection.space, statement) for statement in selection.statements]
-    bundle = bundle_of_space(server, selection.space.embedding.sha256)
-    held_out = _agreeing(members, _held_out(server, selection), selection.space)
-    prior = None if bundle is None else bundle.prior()
-    proven, unusual = accuse(Examination(selection.space, members, held_out, prior))
+    selection, proven, unusual = looked_at(server, space, _examine)
     if quarantine:
         proven = _quarantined(server, selection, proven)
     return [*proven, *unusual]
 
 
+def _examine(server: Server, selection: Selection) -> tuple[Selection, list[Finding], list[Finding]]:
+    if selection.space is None:
+        return selection, [], []
+    members = [_member(server, selection.space, statement) for statement in selection.statements]
+    bundle = bundle_of_space(server, selection.space.embedding.sha256)
+    held_out = _agreeing(members, _held_out(server, selection), selection.space)
+    prior = None if bundle is None else bundle.prior()
+    return selection, *accuse(Examination(selection.space, members, held_out, prior))
+
+
 def _member(server: Server, space: FeatureSpace, statement: Statement) -> Member:
     def load() -> PackedStatistics:
-        part = read_statement(server, space, statement)
+        part = read_statement(server.blobs, space, statement)
         if not statement.names:
             return part
         renamed = FleetSum(space)
         renamed.add(part, statement.names)
         return renamed.packed()
 
-    return Member(statement.device_id, statement.device_name, statement.fleet_labels(), load)
+    return Member(statement.device_id, statement.device_name, statement.fleet_labels(), statement.n_records, load)
 
 
 def _held_out(server: Server, selection: Selection) -> list[HeldOut]:

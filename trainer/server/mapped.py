@@ -12,9 +12,10 @@ from edge.linear_map import parent_map
 from edge.space import FeatureSpace
 from edge.statistics_file import PackedStatistics
 from trainer.server.ears import bundle_of_space
-from trainer.server.fleet import FleetMemory, read_statement, select_statements
+from trainer.server.fleet import FleetMemory, select_statements
 from trainer.server.fleet_sum import FleetSum
 from trainer.server.opening import Server
+from trainer.server.statements import read_statement
 
 
 def mapped_fleet(server: Server, memory: FleetMemory) -> FleetMemory:
@@ -29,7 +30,7 @@ def mapped_fleet(server: Server, memory: FleetMemory) -> FleetMemory:
     total = FleetSum(space)
     older = select_statements(server, chart.space.sha256) if chart.space.sha256 in memory.selection.spaces else None
     for statement in () if older is None else older.statements:
-        stated = read_statement(server, FeatureSpace(chart.space), statement).unpacked()
+        stated = read_statement(server.blobs, FeatureSpace(chart.space), statement).unpacked()
         total.add(PackedStatistics.of(chart.map.statistics(stated, space)), statement.names)
     selection = replace(memory.selection, statements=() if older is None else older.statements, shared={}, n_shared=0)
     return FleetMemory(selection, total.statistics())

@@ -16,6 +16,7 @@ from tests.faults import repetitions
 from tests.simulators.fleet_device import SPACE, sound, statistics_of
 from tests.trainer.server.fleets import enrol, id_of, say, set_status
 from trainer.cli import main
+from trainer.server.blobs import BlobStore
 from trainer.server.database import transaction
 from trainer.server.devices import remove_device, revoke_device
 from trainer.server.fleet import fleet_memory, verify_fleet
@@ -176,15 +177,15 @@ def test_a_statement_that_is_replaced_meanwhile_is_looked_up_again(
     device = enrol(server, "a")
     say(server, device, [sound("bell", 1)])
     newer = [sound("bell", 1), sound("dog", 2)]
-    get, spoke = server.blobs.get, []
+    get, spoke = BlobStore.get, []
 
-    def get_late(name: str) -> bytes:
+    def get_late(blobs: BlobStore, name: str) -> bytes:
         if not spoke:
             spoke.append(name)
             say(server, device, newer, revision=2)
-        return get(name)
+        return get(blobs, name)
 
-    monkeypatch.setattr(server.blobs, "get", get_late)
+    monkeypatch.setattr(BlobStore, "get", get_late)
     assert fleet_memory(server).statistics == statistics_of(newer)
 
 

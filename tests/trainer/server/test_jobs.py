@@ -190,7 +190,7 @@ def test_killed_ranks_and_torn_checkpoints_cost_one_epoch(
 
         def asked() -> bool:
             nonlocal n_killed
-            if first and (state / "recipe.json").exists() and time.monotonic() > begun + delay:
+            if first and n_killed == 0 and (state / "recipe.json").exists() and time.monotonic() > begun + delay:
                 for child in psutil.Process().children():
                     child.send_signal(signal.SIGKILL)
                 n_killed += 1
