@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import BundleError
+from edge.feature_input import FEATURE_BACKBONE, FeatureInput, feature_input
 from edge.linear_map import LINEAR_MAP, ParentMap, parent_map
 from edge.manifest import MAX_FILE_BYTES, MAX_MANIFEST_BYTES, DetectionDefaults, FileEntry, Manifest, parse_manifest
 from edge.npy import read_float32, write_float32
@@ -69,6 +70,11 @@ class Bundle:
         """Return the verified ONNX file."""
         return self.read(self.manifest.file("backbone") or _BACKBONE)
 
+    def feature_onnx_bytes(self) -> bytes | None:
+        """Return the verified graph that begins at the band powers, or None when none is shipped."""
+        name = self.manifest.file("feature_backbone")
+        return None if name is None else self.read(name)
+
     def prior(self) -> SufficientStatistics | None:
         """Return the sums of a broad pool of everyday sound in this backbone's space, or None when none is shipped."""
         name = self.manifest.file("prior")
@@ -104,11 +110,12 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     bundle = Bundle(folder, manifest)
     for name, entry in manifest.files.items():
         data = bundle.read(name)
-        if entry.role == "backbone":
+        if entry.role in ("backbone", "feature_backbone"):
             check_onnx(data)
     bundle.canary()
     bundle.prior()
     parent_map(bundle)
+    feature_input(bundle)
     return bundle
 
 
@@ -130,6 +137,7 @@ def write_bundle(
     prior: SufficientStatistics | None = None,
     canary: Canary | None = None,
     parent: ParentMap | None = None,
+    features: tuple[bytes, FeatureInput] | None = None,
     detection: DetectionDefaults | None = None,
     documents: Mapping[str, bytes] | None = None,
     extra: Mapping[str, Any] | None = None,
@@ -138,7 +146,8 @@ def write_bundle(
 
     The files are written to a folder beside it, manifest last, flushed, verified as any reader would, then renamed: at
     no moment does ``out_dir`` hold half a bundle. ``documents``: further files by name, such as licence texts.
-    ``parent``: how what was learnt with the bundle before is taken over.
+    ``parent``: how what was learnt with the bundle before is taken over. ``features``: the same weights from the band
+    powers on, as ONNX bytes, and what they take.
     """
     out = Path(out_dir)
     if out.exists():
@@ -154,6 +163,8 @@ def write_bundle(
         contents["canary_embeddings.npy"] = ("canary_embeddings", write_float32(canary[1]))
     if parent is not None:
         contents[LINEAR_MAP] = ("linear_map", parent.map.to_bytes())
+    if features is not None:
+        contents[FEATURE_BACKBONE] = ("feature_backbone", features[0])
     for document, data in (documents or {}).items():
         contents[document] = ("document", data)
     manifest = Manifest(
@@ -169,7 +180,11 @@ def write_bundle(
         grid=grid,
         files={f: FileEntry(role, len(data), hashlib.sha256(data).hexdigest()) for f, (role, data) in contents.items()},
         detection=detection or DetectionDefaults(),
-        extra={**(extra or {}), **({} if parent is None else {"parent": parent.described()})},
+        extra={
+            **(extra or {}),
+            **({} if parent is None else {"parent": parent.described()}),
+            **({} if features is None else {"features": features[1].described()}),
+        },
     )
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:

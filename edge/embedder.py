@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edge.bundle import Bundle
 from edge.errors import AudioError, BundleError, ConfigurationError
+from edge.feature_input import FeatureInput, wanted_features
 from edge.space import l2_normalize
 
 PROVIDERS = {
@@ -33,40 +34,52 @@ class Embedder:
     64 bytes. The runtime never spins: at a few windows a second that costs a tenth of its default.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int = 1, provider: str = "cpu") -> None:
+    def __init__(
+        self, bundle: Bundle, *, threads: int = 1, provider: str = "cpu", takes_features: bool = False
+    ) -> None:
         """Load the backbone from its verified bytes and prove the provider by one inference.
 
-        threads: windows embedded at a time. provider: a key of ``PROVIDERS``. Raises BundleError when the model does
-        not load, does not fit its manifest or runs elsewhere than asked; ConfigurationError when the provider is
-        unknown or not installed.
+        threads: windows embedded at a time. provider: a key of ``PROVIDERS``. takes_features: load the bundle's second
+        graph too, and take band powers as well as waveforms. Raises BundleError when the model does not load, does not
+        fit its manifest or runs elsewhere than asked, or when there is no second graph; ConfigurationError when the
+        provider is unknown or not installed.
         """
         if threads < 1:
             raise ConfigurationError(f"threads is {threads}; wanted 1 or more")
         self.space = bundle.space
         self.provider = provider
         self.threads = threads
-        self._session = _session(bundle, provider)
-        self._input = bundle.manifest.input_name
         self._output = bundle.manifest.output_name
-        self._shape = self._input_shape()
+        length = (self.space.window_length,)
+        self._waveform = self._entrance(bundle, bundle.onnx_bytes(), bundle.manifest.input_name, length)
+        self._features: _Entrance | None = None
+        self.features: FeatureInput | None = None
+        """What the second graph takes, where it was asked for."""
+        if takes_features:
+            self.features = found = wanted_features(bundle)
+            shape = (found.n_bands, found.n_frames)
+            onnx_bytes = bundle.feature_onnx_bytes() or b""
+            self._features = self._entrance(bundle, onnx_bytes, found.input_name, shape)
+            self.embed(np.zeros((1, *shape), dtype=np.float32))
         probe = probe_window(self.space.window_length)
         embedding = self.embed(probe)
         if provider != "cpu":
             _compare_with_cpu(embedding, Embedder(bundle).embed(probe), provider)
 
     def embed(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """windows: (n, window_length) float32, -1..1. Returns (n, dim) float32.
+        """windows: (n, window_length) float32, -1..1, or band powers (n, n_bands, n_frames) where features are taken.
 
-        Windows may overlap in memory. Raises AudioError for another length or values that are not finite, BundleError
-        when the backbone answers with another size or with values that are not finite.
+        Returns (n, dim) float32. Windows may overlap in memory. Raises AudioError for another length or values that are
+        not finite, BundleError when the backbone answers with another size or with values that are not finite.
         """
         x = np.asarray(windows, dtype=np.float32)
-        if x.ndim != 2 or x.shape[1] != self.space.window_length:
-            raise AudioError(f"windows have shape {x.shape}; wanted (n, {self.space.window_length})")
+        entrance = self._waveform if x.ndim == 2 or self._features is None else self._features
+        if x.shape[1:] != entrance.window:
+            raise AudioError(f"windows have shape {x.shape}; wanted (n, {', '.join(map(str, entrance.window))})")
         embeddings = np.empty((len(x), self.space.dim), dtype=np.float32)
 
         def fill(i: int) -> None:
-            embeddings[i] = self._run(x[i])
+            embeddings[i] = self._run(entrance, x[i])
 
         if self.threads == 1 or len(x) < 2:
             for i in range(len(x)):
@@ -79,17 +92,18 @@ class Embedder:
     def quantized(self, windows: NDArray[np.float32]) -> tuple[NDArray[np.int16], int]:
         """Embed, scale each embedding to unit length and round it to the grid.
 
-        windows: (n, window_length) float32. Returns (n, dim) int16 and the number of clipped entries.
+        windows: as ``embed`` takes them. Returns (n, dim) int16 and the number of clipped entries.
         """
         return self.space.grid.quantize(l2_normalize(self.embed(windows)))
 
-    def _run(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _run(self, entrance: _Entrance, window: NDArray[np.float32]) -> NDArray[np.float32]:
         if not np.isfinite(window).all():
             raise AudioError("a window holds samples that are not finite; repair the recording or leave it out")
         try:
-            (result,) = self._session.run([self._output], {self._input: aligned(window).reshape(self._shape)})
+            (result,) = entrance.session.run([self._output], {entrance.name: aligned(window).reshape(entrance.shape)})
         except Exception as e:  # ONNX Runtime raises classes of its own that share no public base
-            raise BundleError(f"the backbone failed on a window of {window.size} samples: {_first_line(e)}") from e
+            of = f"{window.size} samples" if window.ndim == 1 else f"{window.size} band powers"
+            raise BundleError(f"the backbone failed on a window of {of}: {_first_line(e)}") from e
         if not isinstance(result, np.ndarray) or result.size != self.space.dim or result.dtype != np.float32:
             got = f"{result.dtype} of shape {result.shape}" if isinstance(result, np.ndarray) else type(result).__name__
             raise BundleError(
@@ -99,20 +113,31 @@ class Embedder:
             raise BundleError(f"output {self._output!r} holds numbers that are not finite; the backbone is unusable")
         return result.reshape(-1)
 
-    def _input_shape(self) -> tuple[int, ...]:
-        """Return the shape of one window as the graph wants it: axes of length 1 around the samples."""
-        inputs = {i.name: i for i in self._session.get_inputs()}
-        outputs = [o.name for o in self._session.get_outputs()]
-        if self._input not in inputs:
-            raise BundleError(f"the backbone has inputs {sorted(inputs)}; the manifest names {self._input!r}")
+    def _entrance(self, bundle: Bundle, onnx_bytes: bytes, name: str, window: tuple[int, ...]) -> _Entrance:
+        """Load one graph, whose input ``name`` takes a window of shape ``window``, with axes of length 1 before it."""
+        session = _session(bundle, onnx_bytes, self.provider)
+        inputs = {i.name: i for i in session.get_inputs()}
+        outputs = [o.name for o in session.get_outputs()]
+        if name not in inputs:
+            raise BundleError(f"the backbone has inputs {sorted(inputs)}; the manifest names {name!r}")
         if len(inputs) > 1:
-            raise BundleError(f"the backbone has inputs {sorted(inputs)}; wanted {self._input!r} alone, without state")
+            raise BundleError(f"the backbone has inputs {sorted(inputs)}; wanted {name!r} alone, without state")
         if self._output not in outputs:
             raise BundleError(f"the backbone has outputs {outputs}; the manifest names {self._output!r}")
-        wanted = inputs[self._input]
+        wanted = inputs[name]
         if wanted.type != "tensor(float)" or not 1 <= len(wanted.shape) <= 4:
-            raise BundleError(f"input {self._input!r} is {wanted.type} of shape {wanted.shape}; wanted float samples")
-        return (1,) * (len(wanted.shape) - 1) + (self.space.window_length,)
+            raise BundleError(f"input {name!r} is {wanted.type} of shape {wanted.shape}; wanted float numbers")
+        return _Entrance(session, name, window, (1,) * (len(wanted.shape) - len(window)) + window)
+
+
+@dataclass(frozen=True)
+class _Entrance:
+    """One graph. window: shape of a window as it is given; shape: as the graph takes it."""
+
+    session: Any
+    name: str
+    window: tuple[int, ...]
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -137,11 +162,11 @@ def check_canary(bundle: Bundle, embedder: Embedder) -> CanaryReport | None:
 
 
 def aligned(window: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return a copy of ``window`` (n,) that starts at a multiple of 64 bytes."""
+    """Return a flat copy of ``window`` that starts at a multiple of 64 bytes."""
     buffer = np.empty(window.size + 15, dtype=np.float32)
     begin = (-buffer.ctypes.data % 64) // 4
     copy = buffer[begin : begin + window.size]
-    copy[:] = window
+    copy[:] = window.reshape(-1)
     return copy
 
 
@@ -167,7 +192,7 @@ def available_providers() -> list[str]:
     return [name for name, wanted in PROVIDERS.items() if wanted in compiled]
 
 
-def _session(bundle: Bundle, provider: str) -> Any:
+def _session(bundle: Bundle, onnx_bytes: bytes, provider: str) -> Any:
     import onnxruntime
 
     if provider not in PROVIDERS:
@@ -185,9 +210,7 @@ def _session(bundle: Bundle, provider: str) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     try:
-        session = onnxruntime.InferenceSession(bundle.onnx_bytes(), options, providers=[PROVIDERS[provider]])
-    except BundleError:
-        raise
+        session = onnxruntime.InferenceSession(onnx_bytes, options, providers=[PROVIDERS[provider]])
     except Exception as e:  # as in Embedder._run
         raise BundleError(
             f"backbone {bundle.name!r} does not load in ONNX Runtime {onnxruntime.__version__}: {_first_line(e)}; "

@@ -23,7 +23,7 @@ from edge.hearing import WindowEmbedder
 from edge.inbox import Arrival, Command, Inbox
 from edge.recent import RecentSound
 from edge.sinks import EventSink
-from edge.windows import Window, Windower
+from edge.windows import CutsWindows, Window
 
 
 class Judge(Protocol):
@@ -52,7 +52,7 @@ class Listener:
         *,
         source: AudioSource,
         inbox: Inbox,
-        windower: Windower,
+        windower: CutsWindows,
         embedder: WindowEmbedder,
         judge: Judge,
         decider: Decider,
@@ -98,7 +98,7 @@ class Listener:
 
     def _decide(self, window: Window, arrived_at: float) -> None:
         began_at = self._clock()
-        embedding, _ = self._embedder.quantized(window.samples[None])
+        embedding, _ = self._embedder.quantized(window.heard[None])
         embedded_at = self._clock()
         self._recent.push(window, embedding)
         labels, z = self._judge.judge(embedding)

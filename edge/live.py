@@ -26,7 +26,7 @@ from edge.metrics import Gauges, Metrics
 from edge.recent import RecentEvents, RecentSound
 from edge.sinks import EventFeed, event_object
 from edge.space import EmbeddingSpace
-from edge.windows import Windower
+from edge.windows import CutsWindows
 
 HEARING_SECONDS = 2.0
 STUCK_SECONDS = 5.0
@@ -40,7 +40,7 @@ class Parts:
 
     source: AudioSource
     inbox: Inbox
-    windower: Windower
+    windower: CutsWindows
     ear: Ear
     recent: RecentSound
     recent_events: RecentEvents

@@ -23,7 +23,16 @@ MAX_FILES = 64
 MAX_FILE_BYTES = 512 * 1024 * 1024
 MAX_DIM = 8192
 MAX_WINDOW_LENGTH = 60 * 48_000
-ROLES = ("backbone", "prior", "canary_waveforms", "canary_embeddings", "linear_map", "model_card", "document")
+ROLES = (
+    "backbone",
+    "feature_backbone",
+    "prior",
+    "canary_waveforms",
+    "canary_embeddings",
+    "linear_map",
+    "model_card",
+    "document",
+)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _HEX = re.compile(r"[0-9a-f]{64}")

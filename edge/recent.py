@@ -41,7 +41,8 @@ class RecentSound:
 
     def push(self, window: Window, embedding: NDArray[np.int16]) -> None:
         """Keep one window. embedding: (1, d) int16."""
-        samples = window.samples if self._keep_audio or self.hold_audio else None
+        keeps = (self._keep_audio or self.hold_audio) and window.features is None
+        samples = window.samples if keeps else None
         levels = Levels.of(window.samples[None])
         self._kept.append(_Kept(window.start_sample, self._space, embedding, levels, samples))
 

@@ -7,6 +7,7 @@ the same windows, however the stream was cut into blocks.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +21,29 @@ SOUND_SHARE = 0.1
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """samples: (window_length,) float32, read-only. start_sample: place of the first one on the source's timeline."""
+    """samples: (window_length,) float32, read-only. start_sample: place of the first one on the source's timeline.
+
+    features: from a source that sends features, (n_bands, n_frames) float32: what the ear takes. No sound is at hand
+    then; samples are only as loud as it was.
+    """
 
     start_sample: int
     samples: NDArray[np.float32]
+    features: NDArray[np.float32] | None = None
+
+    @property
+    def heard(self) -> NDArray[np.float32]:
+        """What the ear takes."""
+        return self.samples if self.features is None else self.features
+
+
+class CutsWindows(Protocol):
+    """What the loop needs of a windower. n_gaps: how often it had to begin afresh."""
+
+    @property
+    def n_gaps(self) -> int: ...
+
+    def push(self, block: AudioBlock) -> list[Window]: ...
 
 
 class Windower:

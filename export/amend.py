@@ -9,6 +9,7 @@ from typing import Any
 
 from edge.bundle import Bundle, open_bundle, write_bundle
 from edge.errors import BundleError
+from edge.feature_input import FeatureInput, second_graph
 from edge.linear_map import parent_map
 from edge.manifest import DetectionDefaults
 from edge.space import FeatureSpace
@@ -24,8 +25,10 @@ def amend(
     prior: SufficientStatistics | None = None,
     detection: Mapping[str, Any] | None = None,
     model_card: str | None = None,
+    features: tuple[bytes, FeatureInput] | None = None,
 ) -> Bundle:
-    """Write a copy of ``bundle`` with another name, version, prior, detection defaults or model card; same ear.
+    """Write a copy of ``bundle``, the same ear, with another name, version, prior, model card, second graph or other
+    detection defaults.
 
     ``detection``: settings to replace, others stay; None removes one. A prior must be of the bundle's own space.
     """
@@ -55,6 +58,7 @@ def amend(
         prior=prior if prior is not None else bundle.prior(),
         canary=bundle.canary(),
         parent=parent_map(bundle),
+        features=second_graph(bundle) if features is None else features,
         detection=DetectionDefaults(**settings),
         documents={n: bundle.read(n) for n, e in manifest.files.items() if e.role == "document"},
         extra=manifest.extra,

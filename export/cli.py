@@ -181,6 +181,25 @@ def amend(
 
 @main.command()
 @click.argument("bundle_path", metavar="BUNDLE", type=FOLDER)
+@click.option("--out", type=FOLDER, required=True, help="Folder of the new bundle; must not exist yet.")
+def features(bundle_path: Path, out: Path) -> None:
+    """Copy BUNDLE with a second graph that begins at the log-mel features: for microcontrollers that send those."""
+    from edge.bundle import open_bundle
+    from export.features import add_features
+
+    made = add_features(open_bundle(bundle_path), out)
+    _answer(
+        {
+            "path": str(out),
+            "sha256": made.sha256,
+            "space": made.space.sha256,
+            "features": dict(made.manifest.extra["features"]),
+        }
+    )
+
+
+@main.command()
+@click.argument("bundle_path", metavar="BUNDLE", type=FOLDER)
 @click.option("--parent", "parent_path", type=FOLDER, required=True, help="The bundle that devices learnt with so far.")
 @click.option("--data", multiple=True, required=True, metavar="NAME=DIR", help="Recordings that both ears hear.")
 @click.option("--out", type=FOLDER, required=True, help="Folder of the new bundle; must not exist yet.")

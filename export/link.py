@@ -21,6 +21,7 @@ from edge.audio import audio_files_of, read_audio
 from edge.bundle import Bundle, write_bundle
 from edge.embedder import Embedder
 from edge.errors import AudioError, BundleError
+from edge.feature_input import second_graph
 from edge.linear_map import LinearMap, ParentMap
 from edge.space import FeatureSpace, l2_normalize
 from edge.windows import carries_sound, windows_of
@@ -164,6 +165,7 @@ def link(
         prior=prior,
         canary=bundle.canary(),
         parent=of,
+        features=second_graph(bundle),
         detection=manifest.detection,
         documents={n: bundle.read(n) for n, e in manifest.files.items() if e.role == "document"},
         extra=extra,

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,16 +16,19 @@ import click
 
 from edge import __version__
 from edge.commands.workbench import Workbench
+from edge.errors import BundleError
 
 if TYPE_CHECKING:
     import socket
 
+    from edge.audio_stream import AudioSource
     from edge.bundle import Bundle
     from edge.config import Settings
     from edge.ear import Worn
     from edge.journal import Journal
     from edge.live import LiveListener, Parts
     from edge.sinks import EventSink
+    from edge.windows import CutsWindows
 
 
 @click.command()
@@ -37,8 +40,30 @@ if TYPE_CHECKING:
 @click.pass_obj
 def listen(bench: Workbench, source: str, speed: str, api: str | None, pcm_rate: int, provider: str) -> None:
     """Listen, report every event, and take commands meanwhile. Ends with the source, or with Ctrl-C."""
-    from edge.api_server import bind, parse_address
     from edge.audio import open_source
+
+    def find(bundle: Bundle) -> Input:
+        rate = bundle.space.sample_rate
+        sound = open_source(source, rate, speed="max" if speed == "max" else "real", pcm_rate=pcm_rate)
+        return Input(sound, live=source == "-" or source.startswith("mic"))
+
+    listen_to(bench, find, api=api, provider=provider)
+
+
+@dataclass(frozen=True)
+class Input:
+    """Where sound comes from. live: it cannot wait. windower: cuts windows of features, which the ear must take then.
+    sinks: further places where events go."""
+
+    source: AudioSource
+    live: bool
+    windower: CutsWindows | None = None
+    sinks: Sequence[EventSink] = ()
+
+
+def listen_to(bench: Workbench, find: Callable[[Bundle], Input], *, api: str | None, provider: str) -> None:
+    """Run the listener on what ``find`` gives for the ear in use, until it ends. api, provider: as for ``listen``."""
+    from edge.api_server import bind, parse_address
     from edge.backbones import start_ear
     from edge.commands.sync import background_sync
     from edge.decision import Decider
@@ -64,10 +89,11 @@ def listen(bench: Workbench, source: str, speed: str, api: str | None, pcm_rate:
         found = brought_along(bench.state_dir, found, journal, bench.tell)
         bundle = found.bundle
         journal.space = space = bundle.space
-        sound = open_source(source, space.sample_rate, speed="max" if speed == "max" else "real", pcm_rate=pcm_rate)
+        heard = find(bundle)
+        sound = heard.source
         bench.tell_findings(journal)
         bound = None if api == "off" else stack.enter_context(bind(address))
-        wear = Wearing(bench, journal, provider)
+        wear = Wearing(bench, journal, provider, takes_features=heard.windower is not None)
         ear = Ear(wear(bundle))
         stack.callback(ear.save_snapshot)
         inbox = Inbox(max_blocks=settings.listen.max_waiting_blocks, max_commands=settings.listen.max_waiting_commands)
@@ -76,7 +102,7 @@ def listen(bench: Workbench, source: str, speed: str, api: str | None, pcm_rate:
         parts = Parts(
             source=sound,
             inbox=inbox,
-            windower=Windower(space.window_length, space.hop_length),
+            windower=heard.windower or Windower(space.window_length, space.hop_length),
             ear=ear,
             recent=recent,
             recent_events=RecentEvents(recent, settings.listen.max_events_kept),
@@ -85,7 +111,7 @@ def listen(bench: Workbench, source: str, speed: str, api: str | None, pcm_rate:
             recent_seconds=settings.listen.recent_seconds,
             about=about,
         )
-        printed = stack.enter_context(_printed_events(bench, parts, live=source == "-" or source.startswith("mic")))
+        printed = stack.enter_context(_printed_events(bench, parts, live=heard.live))
         decider = Decider(
             ear.worn.decision,
             sample_rate=space.sample_rate,
@@ -100,7 +126,7 @@ def listen(bench: Workbench, source: str, speed: str, api: str | None, pcm_rate:
             judge=ear,
             decider=decider,
             recent=recent,
-            sinks=[printed, parts.recent_events, parts.feed],
+            sinks=[printed, parts.recent_events, parts.feed, *heard.sinks],
             meter=parts.metrics,
         )
         idle = IdleWork(
@@ -113,8 +139,12 @@ def listen(bench: Workbench, source: str, speed: str, api: str | None, pcm_rate:
         ear.follow(lambda worn: decider.use(worn.decision))
         ear.follow(lambda worn: recent.hear_with(worn.embedder))
         ear.follow(lambda worn: setattr(idle, "default_ridge", worn.ridge))
+        another = wear if heard.windower is None else _no_other_ear
         upgrade = Upgrade(
-            bench.state_dir, settings.sync, tell=bench.tell, live=LiveEar(ear, inbox.call, recent, wear, sound.health)
+            bench.state_dir,
+            settings.sync,
+            tell=bench.tell,
+            live=LiveEar(ear, inbox.call, recent, another, sound.health),
         )
         upgrade.go_on(found)
         if bound is not None:
@@ -177,6 +207,7 @@ class Wearing:
     bench: Workbench
     journal: Journal
     provider: str
+    takes_features: bool = False
 
     def __call__(self, bundle: Bundle) -> Worn:
         from edge.ear import Worn
@@ -184,12 +215,19 @@ class Wearing:
 
         return Worn(
             bundle.name,
-            Embedder(bundle, provider=self.provider),
+            Embedder(bundle, provider=self.provider, takes_features=self.takes_features),
             self.bench.learner(self.journal, bundle, live=True),
             self.bench.decision_settings(bundle),
             _ridge_to_prefer(self.bench.settings(), bundle),
             bundle,
         )
+
+
+def _no_other_ear(bundle: Bundle) -> Worn:
+    raise BundleError(
+        f"{bundle.name} {bundle.version} cannot be tried: a trial hears the same sound with two ears, and the device "
+        "sends features, no sound; have it send PCM until the trial has passed"
+    )
 
 
 def _ridge_to_prefer(settings: Settings, bundle: Bundle) -> float | None:

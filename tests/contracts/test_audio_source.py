@@ -1,4 +1,4 @@
-"""What every AudioSource promises, asked of each: recording, folder, pipe, microphone."""
+"""What every AudioSource promises, asked of each: recording, folder, pipe, microphone, microcontroller."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ from numpy.typing import NDArray
 
 from edge.audio import AudioBlock, AudioSource, FileSource, FolderSource, MicrophoneSource, PcmSource, SourceHealth
 from edge.windows import Windower
+from firmware_bridge.address import Address
+from firmware_bridge.connection import Connection
+from firmware_bridge.simulator import Faults, SimulatedDevice, Simulation
+from firmware_bridge.sources import McuSource
+from tests.simulators.device_process import free_port
 
 ROOT = Path(__file__).parents[2]
 RATE = 16_000
@@ -53,13 +58,32 @@ def microphone_source(folder: Path) -> AudioSource:
     return MicrophoneSource(RATE, command=command)
 
 
+def mcu_source(folder: Path) -> AudioSource:
+    return simulated_mcu("pcm16")
+
+
+def adpcm_mcu_source(folder: Path) -> AudioSource:
+    return simulated_mcu("adpcm")
+
+
+def simulated_mcu(form: str) -> AudioSource:
+    """A simulated device that loses a packet in ten, on a port of its own, which goes with the process."""
+    faults = Faults(loss=0.1, seed=1)
+    pcm = (np.concatenate([sound(RATE)] * 4) * 32767).astype(np.int16)
+    device = SimulatedDevice(RATE, session=1, faults=faults)
+    place = Address("tcp", "127.0.0.1", free_port())
+    simulation = Simulation(device, pcm, place, speed=2.0, faults=faults, linger_s=1.0)
+    threading.Thread(target=simulation.run, daemon=True).start()
+    return McuSource(Connection(place), RATE, format=form)
+
+
 def endless_pcm_source(_folder: Path) -> AudioSource:
     reading, writing = os.pipe()
     os.write(writing, bytes(3200))
     return PcmSource(os.fdopen(reading, "rb"), RATE)
 
 
-MAKERS = [file_source, paced_file_source, folder_source, pcm_source, microphone_source]
+MAKERS = [file_source, paced_file_source, folder_source, pcm_source, microphone_source, mcu_source, adpcm_mcu_source]
 Maker = Callable[[Path], AudioSource]
 
 

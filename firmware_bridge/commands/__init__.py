@@ -1,0 +1,1 @@
+"""The commands of ``soundkeep-bridge``, one small module for those that belong together."""
