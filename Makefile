@@ -2,7 +2,7 @@
 #   make demo    installs the device software into .venv and shows what it does (no microphone, no network at run time)
 #   make test    installs everything into .venv-dev, then lint, types and the whole test suite
 #   make server  adds the server to .venv and runs it on this machine; what it keeps is in fleet/
-#   make faults  the tests that inject faults, with the full number of repetitions (about half an hour)
+#   make faults  the tests that inject faults, with the full number of repetitions (about 40 minutes)
 
 PYTHON ?= python3
 EDGE   := .venv

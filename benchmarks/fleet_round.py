@@ -350,11 +350,9 @@ def plant(
         heard = hear_on(device, bad.version, ("REJECTED", "ROLLED_BACK"), pushed, ear)
         state = heard["state"]
     after = device.run("memory", "verify")
-    fleet_says = fleet.run("devices", "show", device.level)
     return {
         **heard, "starts": starts, "seconds": round(time.monotonic() - began, 1),
         "same_memory": before == after, "same_answers": device.ask() == device.after,
-        "slot_at_the_server": fleet_says.get("slot"),
     }  # fmt: skip
 
 

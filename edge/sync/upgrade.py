@@ -203,7 +203,7 @@ class Upgrade:
             return (
                 slots.move(bundle.sha256, "COMMITTED")
                 if wrong is None
-                else slots.move(bundle.sha256, "REJECTED", wrong)
+                else slots.move(bundle.sha256, "ROLLED_BACK", wrong)
             )
 
         try:

@@ -272,7 +272,7 @@ def test_what_is_taught_on_trial_is_known_to_both_ears(
             labels_now, scores_now = running.inbox.call(lambda r=running: r.ear.judge(embeddings)).result()
             assert (labels_now == labels) is twin
             assert not twin or np.allclose(scores_now, scores, rtol=1e-6, atol=1e-6)
-        assert load_slots(state)[0].slots[ears(2).sha256].state == "REJECTED"
+        assert load_slots(state)[0].slots[ears(2).sha256].state == "ROLLED_BACK"
         monkeypatch.undo()
 
 
@@ -413,7 +413,7 @@ def test_an_ear_that_fails_on_trial_is_off_within_the_window(
         assert running.ear.learner.statistics_sha256 == before == fold(state, ears(1))
         with pytest.raises(SyncError, match="turned down before"):
             running.upgrade.consider(bad.path)
-    assert load_slots(state)[0].slots[bad.sha256].state == "REJECTED"
+    assert load_slots(state)[0].slots[bad.sha256].state == "ROLLED_BACK"
     assert start_ear(state, None).bundle.sha256 == ears(1).sha256
 
 
