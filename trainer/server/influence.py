@@ -38,7 +38,7 @@ MIN_RECORDS = 3
 MIN_OTHERS = 2
 MIN_EXAMPLES = 2.0
 """Examples a class, on the average of a device. Of honest devices with one each about 2 % would be accused; of those
-with two, none of 1,680 (ESC-50, shipped bundle)."""
+with two, none of 1,440 (ESC-50, shipped bundle)."""
 PLAIN, PLAIN_TWICE = 0.4, 0.67
 """The squared distance to B is at most this share of that to A; the second where two labels of a device agree in it."""
 TYPICAL = 1.5
