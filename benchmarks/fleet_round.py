@@ -71,7 +71,8 @@ class Device:
     questions: list[tuple[str, Path]]
     before: list[bool] = field(default_factory=list)
     after: list[bool] = field(default_factory=list)
-    words: str = ""
+    device_id: str = ""
+    known: dict[str, Any] = field(default_factory=dict)
 
     def run(self, *words: str) -> dict[str, Any]:
         return command("edge", "--state", str(self.state), "--json", *words)[-1]
@@ -80,11 +81,14 @@ class Device:
         for label in sorted({label for label, _ in self.lessons}):
             self.run("teach", label, *(str(path) for named, path in self.lessons if named == label))
 
-    def ask(self) -> list[bool]:
-        """Which held-out clips are named rightly, as ``classify`` does it."""
+    def answers(self) -> list[dict[str, Any]]:
+        """What ``classify`` says of the held-out clips."""
         files = [str(path) for _, path in self.questions]
-        heard = command("edge", "--state", str(self.state), "--json", "classify", *files)
-        ranked = [max(answer["scores"], key=answer["scores"].get) for answer in heard]
+        return command("edge", "--state", str(self.state), "--json", "classify", *files)
+
+    def ask(self) -> list[bool]:
+        """Which held-out clips have their own label at the top."""
+        ranked = [max(answer["scores"], key=answer["scores"].get) for answer in self.answers()]
         return [said == label for said, (label, _) in zip(ranked, self.questions, strict=True)]
 
 
@@ -177,15 +181,19 @@ class Hearing:
         piece = RATE // 4
         while not self._stop.is_set():
             start = self.n_samples % (len(self._sound) - piece)
-            self._running.play(self._sound[start : start + piece])
+            try:
+                self._running.play(self._sound[start : start + piece])
+            except BrokenPipeError:
+                return  # it has ended, and whoever waits for it says so
             self.n_samples += piece
             self._stop.wait(0.25 / self._pace)
 
 
-def wait_for_slot(device: Device, version: int, states: Sequence[str]) -> tuple[str, str]:
+def wait_for_slot(device: Device, running: Listening, version: int, states: Sequence[str]) -> tuple[str, str]:
     """Wait until the slot of ``version`` is in one of ``states``; returns the state and the reason."""
     until = time.monotonic() + PATIENCE_SECONDS
     while True:
+        running.require_alive()
         for slot in load_slots(device.state)[0].slots.values():
             if slot.version == version and slot.state in states:
                 return slot.state, slot.reason
@@ -203,7 +211,7 @@ def hear_on(
     hop, length = ear.space.hop_length, ear.space.window_length
     with listening(device.state, None, sample_rate=RATE) as running:
         with Hearing(running, sound, pace=4.0) as hearing:
-            state, reason = wait_for_slot(device, version, states)
+            state, reason = wait_for_slot(device, running, version, states)
             time.sleep(1.0)
         wanted = (hearing.n_samples - length) // hop + 1
         until = time.monotonic() + 20.0
@@ -212,10 +220,11 @@ def hear_on(
             if counted["soundkeep_windows_total"] >= wanted or time.monotonic() > until:
                 break
             time.sleep(0.1)
-    lost = counted.get("soundkeep_lost_samples_total", 0.0)
     return {
         "state": state, "reason": reason, "windows": wanted,
-        "windows_missing": wanted - round(counted["soundkeep_windows_total"]), "samples_lost": round(lost),
+        "windows_missing": wanted - round(counted["soundkeep_windows_total"]),
+        "samples_lost": round(RATE * counted["soundkeep_audio_lost_seconds_total"]),
+        "gaps": round(counted["soundkeep_gaps_total"]),
     }  # fmt: skip
 
 
@@ -269,8 +278,10 @@ def play(plan: Plan, data: Path, folder: Path, ear_path: Path) -> dict[str, Any]
         fleet.run("bundles", "add", str(ear_path))
         seconds.lap("server and devices made")
         for device in devices:
-            device.run("sync", "enrol", fleet.url, fleet.token(), "--name", device.level, "--share", device.level)
+            words = ("--name", device.level, "--share", device.level)
+            device.device_id = device.run("sync", "enrol", fleet.url, fleet.token(), *words)["device_id"]
             device.teach()
+            device.known = device.run("memory", "verify")
         seconds.lap("taught")
         traffic = {device.level: device.run("sync", "now")["bytes_by_kind"] for device in devices}
         seconds.lap("synced")
@@ -338,7 +349,7 @@ def plant(
 ) -> dict[str, Any]:
     """Publish a signed and bad ear, let the device meet it and what it fails at; it must go back by itself."""
     in_use = open_bundle(load_backbone_choice(device))
-    before = device.run("memory", "verify")
+    before, said = device.run("memory", "verify"), device.answers()
     bad = plant_bad_ear(in_use, folder / "bad", version)
     fleet.run("bundles", "add", str(bad.path))
     fleet.run("bundles", "publish", bad.sha256)
@@ -349,10 +360,13 @@ def plant(
         starts += 1
         heard = hear_on(device, bad.version, ("REJECTED", "ROLLED_BACK"), pushed, ear)
         state = heard["state"]
-    after = device.run("memory", "verify")
+    after, says = device.run("memory", "verify"), device.answers()
+    device.run("sync", "now")
+    report = fleet.run("devices", "show", device.device_id)["report"]
     return {
         **heard, "starts": starts, "seconds": round(time.monotonic() - began, 1),
-        "same_memory": before == after, "same_answers": device.ask() == device.after,
+        "same_memory": before == after, "same_answers": said == says,
+        "at_the_server": f"{report['bundle']['name']} {report['bundle']['version']}, {report['slot']}",
     }  # fmt: skip
 
 
@@ -360,6 +374,7 @@ def described(device: Device) -> dict[str, Any]:
     difference = t_interval([float(b) - float(a) for a, b in zip(device.before, device.after, strict=True)])
     return {
         "level": device.level, "n_taught": len(device.lessons), "n_asked": len(device.questions),
+        "n_records": device.known["n_records"], "n_windows": device.known["n_windows"],
         "before": float(np.mean(device.before)), "after": float(np.mean(device.after)), "difference": vars(difference),
     }  # fmt: skip
 
@@ -387,13 +402,15 @@ def print_round(result: Mapping[str, Any]) -> None:
         taken = result["taken"][device["level"]]
         end = taken.get("tried", taken)["state"]
         rows.append({
-            "shares": device["level"], "taught": device["n_taught"], "asked": device["n_asked"],
+            "shares": device["level"], "records": device["n_records"], "windows": device["n_windows"],
+            "asked": device["n_asked"],
             "before": device["before"], "after": device["after"], "difference": f"{interval.mean:+.3f} [{low}, {high}]",
             "new ear": end, "because": (taken["reason"] or "-")[:60],
         })  # fmt: skip
     print_table(rows)
     for name in ("exactness", "listening", "bad_ear"):
         print(f"{name}: {json.dumps(result[name])}")
+    print("seconds: " + ", ".join(f"{name} {seconds}" for name, seconds in result["seconds"].items()))
     for name, kinds in result["traffic"].items():
         print(f"bytes, {name}: " + ", ".join(f"{kind} {e['up']} up {e['down']} down" for kind, e in kinds.items()))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,12 +29,13 @@ class Listening:
         self.sample_rate = sample_rate
         chosen = [] if bundle is None else ["--bundle", str(bundle)]
         command = [sys.executable, "-m", "edge", "--state", str(state), *chosen, "--json", "listen"]
+        self._said = tempfile.TemporaryFile()
         began = time.perf_counter()
         self.process = subprocess.Popen(
             [*command, "--source", "-", "--pcm-rate", str(sample_rate), "--api", "127.0.0.1:0"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=self._said,
             cwd=REPOSITORY,
         )
         if one_core and hasattr(os, "sched_setaffinity"):
@@ -59,11 +61,20 @@ class Listening:
         self.process.stdin.close()
         self.process.wait(timeout=START_SECONDS)
 
+    def said(self) -> str:
+        """The end of what it said on its error stream."""
+        self._said.seek(0)
+        return self._said.read()[-4000:].decode("utf-8", "replace")
+
+    def require_alive(self) -> None:
+        """Raises SystemExit with what the listener said, when it has ended."""
+        if self.process.poll() is not None:
+            raise SystemExit(f"the listener ended with exit code {self.process.returncode}: {self.said()}")
+
     def _wait_until_it_answers(self) -> None:
         until = time.monotonic() + START_SECONDS
         while time.monotonic() < until:
-            if self.process.poll() is not None:
-                raise SystemExit(f"the listener ended with exit code {self.process.returncode}")
+            self.require_alive()
             presence = find_presence(self.state)
             if presence is not None and presence.pid == self.process.pid:
                 return

@@ -1,10 +1,18 @@
-"""Files that survive a power cut: written beside, flushed, renamed, and the directory flushed."""
+"""Files that survive a power cut: written beside, flushed, renamed, and the directory flushed.
+
+Small JSON files carry a hash of what they say, so that a flipped bit is noticed and never believed.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
+
+_SEAL = "sha256"
 
 
 def prepare_file(path: Path, pieces: Iterable[bytes], *, mode: int = 0o600) -> Path:
@@ -62,3 +70,20 @@ def flush_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sealed_json(value: Mapping[str, Any]) -> bytes:
+    """Return ``value`` as JSON with a hash of itself in the field ``sha256``, which ``value`` must not have."""
+    return json.dumps({**value, _SEAL: _hash_of(value)}, indent=1).encode("ascii")
+
+
+def unsealed_json(data: bytes) -> dict[str, Any]:
+    """Return what was given to ``sealed_json``. Raises ValueError when it says anything else."""
+    value = json.loads(data.decode("ascii"))
+    if not isinstance(value, dict) or value.pop(_SEAL, None) != _hash_of(value):
+        raise ValueError("what it says does not match its hash")
+    return value
+
+
+def _hash_of(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode("ascii")).hexdigest()

@@ -21,7 +21,8 @@ def test_a_fleet_from_the_first_lesson_to_a_bad_ear(shared_data: Path, tmp_path:
     assert result["job"]["status"] == "done", result["job"]
 
     taken, heard = result["taken"], result["listening"]
-    assert (heard["state"], heard["windows_missing"], heard["samples_lost"]) == ("COMMITTED", 0, 0), heard
+    assert heard["state"] == "COMMITTED", heard
+    assert (heard["windows_missing"], heard["samples_lost"], heard["gaps"]) == (0, 0, 0), heard
     for level in ("embeddings", "statistics"):
         refused = taken[level]["state"] == "REJECTED" and "accuracy would fall" in taken[level]["reason"]
         assert refused or taken[level]["tried"]["state"] == "COMMITTED", taken[level]
@@ -31,7 +32,10 @@ def test_a_fleet_from_the_first_lesson_to_a_bad_ear(shared_data: Path, tmp_path:
 
     bad = result["bad_ear"]
     assert bad["state"] == "ROLLED_BACK" and bad["starts"] <= 3 and "not finite" in bad["reason"], bad
-    assert bad["same_memory"] and bad["same_answers"] and bad["windows_missing"] == 0, bad
+    assert bad["same_memory"] and bad["same_answers"], bad
+    assert (bad["windows_missing"], bad["samples_lost"], bad["gaps"]) == (0, 0, 0), bad
+    in_use, refused = result["job"]["result"]["bundle"]["version"], "evaluation 3 ROLLED_BACK"
+    assert bad["at_the_server"] == f"evaluation {in_use}, COMMITTED; {refused}", bad
 
     sent = result["traffic"]
     assert (

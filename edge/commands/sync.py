@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from edge.sync.session import Offers
     from edge.sync.upgrade import Upgrade
 
+MAX_SLOT_NAME = 40
+"""Characters of a bundle's name in the poll, whose words have a hundred at most."""
+
 
 @click.group()
 def sync() -> None:
@@ -103,7 +106,7 @@ def now(bench: Workbench, again: bool) -> None:
             bench.state_dir,
             enrolment,
             knowledge,
-            about_device(__version__, bundle, slot_word(bench)),
+            about_device(__version__, bundle, slots_in_words(bench)),
             offers=_offers_beside(bench, bundle),
             again=again,
             insist=True,
@@ -299,7 +302,7 @@ def background_sync(
             bench.state_dir,
             enrolment,
             lambda hidden: from_learner(worn.learner, call, hidden),
-            about_device(__version__, worn.bundle, slot_word(bench)),
+            about_device(__version__, worn.bundle, slots_in_words(bench)),
             offers=None if old is None else _offers(bench, old, upgrade),
             sleep=pause,
             tell=bench.tell,
@@ -361,6 +364,24 @@ def slot_word(bench: Workbench) -> str:
     slots, _ = load_slots(bench.state_dir)
     slot = slots.slots.get(slots.active or "")
     return "none" if slot is None else slot.state
+
+
+def slots_in_words(bench: Workbench) -> str:
+    """``slot_word``, and the newest bundle that was turned down since: the operator sees who refuses what."""
+    from edge.sync.slots import load_slots
+
+    slots, _ = load_slots(bench.state_dir)
+    in_use = slots.slots.get(slots.active or "")
+    word = "none" if in_use is None else in_use.state
+    turned_down = [
+        slot
+        for slot in slots.slots.values()
+        if slot.state in ("REJECTED", "ROLLED_BACK") and (in_use is None or slot.version > in_use.version)
+    ]
+    if not turned_down:
+        return word
+    newest = max(turned_down, key=lambda slot: slot.version)
+    return f"{word}; {newest.name[:MAX_SLOT_NAME]} {newest.version} {newest.state}"
 
 
 def _enrolment(bench: Workbench) -> Enrolment:

@@ -11,7 +11,6 @@ named a time to come, the operator rotates the timestamp key, and the device for
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge.bundle_archive import MAX_ARCHIVE_BYTES, SUFFIX
-from edge.durable import publish_file, remove_file, write_file
+from edge.durable import publish_file, remove_file, sealed_json, unsealed_json, write_file
 from edge.errors import SyncError, TrustError
 from edge.sync.fetcher import Fetcher, download
 from edge.sync.offer import SIGNED_AT, Offer, read_offer
@@ -155,7 +154,7 @@ class BundleChannel:
     def _load(self) -> TrustedTime:
         try:
             with (self._folder / "time.json").open("rb") as file:
-                value = json.loads(file.read(_MAX_TIME_BYTES))
+                value = unsealed_json(file.read(_MAX_TIME_BYTES))
             kept = TrustedTime(**{**value, "keys": tuple(value["keys"])})
             numbers = (kept.signed_at, kept.expired)
             return kept if all(type(n) is int and n >= 0 for n in numbers) else TrustedTime()
@@ -165,7 +164,7 @@ class BundleChannel:
     def _save(self, before: TrustedTime, after: TrustedTime) -> None:
         if after != before:
             try:
-                write_file(self._folder / "time.json", [json.dumps(asdict(after)).encode("ascii")])
+                write_file(self._folder / "time.json", [sealed_json(asdict(after))])
             except OSError as error:
                 raise SyncError(f"{self._folder} cannot be written ({error.strerror}); make room") from error
 

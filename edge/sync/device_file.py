@@ -8,14 +8,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import ipaddress
-import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from edge.durable import flush_directory, write_file
+from edge.durable import flush_directory, sealed_json, unsealed_json, write_file
 from edge.errors import SyncError, TrustError
 from edge.sync.keys import DeviceKey
 from edge.sync.sharing import LEVELS
@@ -76,7 +75,7 @@ class SyncFolder:
         path = self.path / DEVICE_NAME
         try:
             with path.open("rb") as file:
-                value = json.loads(file.read(MAX_DEVICE_BYTES).decode("utf-8"))
+                value = unsealed_json(file.read(MAX_DEVICE_BYTES))
             return _enrolment(value)
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -87,7 +86,7 @@ class SyncFolder:
         """Replace the enrolment: after a power cut the old one or the new one is there. Raises SyncError."""
         self.make()
         try:
-            write_file(self.path / DEVICE_NAME, [json.dumps(asdict(enrolment), indent=1).encode("utf-8")])
+            write_file(self.path / DEVICE_NAME, [sealed_json(asdict(enrolment))])
         except OSError as error:
             raise SyncError(f"{self.path / DEVICE_NAME} cannot be written ({error.strerror}); make room") from error
 

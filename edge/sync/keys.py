@@ -53,13 +53,14 @@ class DeviceKey:
     @classmethod
     def load(cls, path: Path) -> DeviceKey:
         """Read what ``save`` wrote. Raises SyncError when it is missing or no such key."""
+        from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
         try:
             with path.open("rb") as file:
                 private = load_pem_private_key(file.read(_MAX_FILE_BYTES), None)
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise SyncError(f"the device key {path} cannot be read ({error}); enrol this device again") from error
         if not isinstance(private, Ed25519PrivateKey):
             raise SyncError(f"the device key {path} is not an ed25519 key; enrol this device again")

@@ -13,6 +13,7 @@ from edge.state_lock import WriterLock
 from edge.sync.client import SignedClient
 from edge.sync.device_file import Enrolment, SyncFolder
 from edge.sync.exchange import Exchange, SyncReport
+from edge.sync.keys import DeviceKey
 from edge.sync.knowledge import Knowledge
 from edge.sync.outbox import Outbox
 from edge.sync.retry import TryLaterError
@@ -71,7 +72,7 @@ def sync_once(
         attempts = 4 if insist else BACKGROUND_ATTEMPTS
         with SignedClient(
             enrolment.server,
-            folder.key(),
+            _key_of(folder, enrolment),
             outbox,
             ca_path=folder.ca_path,
             attempts=attempts,
@@ -93,6 +94,17 @@ def _still_enrolled(folder: SyncFolder, enrolment: Enrolment) -> Enrolment:
     if now is None or (now.server, now.device_id) != (enrolment.server, enrolment.device_id) or now.level == "nothing":
         raise TryLaterError("the enrolment of this device was changed meanwhile; nothing was sent")
     return now
+
+
+def _key_of(folder: SyncFolder, enrolment: Enrolment) -> DeviceKey:
+    """The key that was enrolled: a flipped bit makes another one, which no server knows. Raises SyncError."""
+    key = folder.key()
+    if key.device_id != enrolment.device_id:
+        raise SyncError(
+            f"the key in {folder.path} is of {key.device_id[:12]}, enrolled is {enrolment.device_id[:12]}: it was "
+            "altered; `soundkeep sync off` and enrol again"
+        )
+    return key
 
 
 def about_device(version: str, bundle: Any, slot: str) -> dict[str, Any]:

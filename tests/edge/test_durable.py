@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.durable import prepare_file, publish_file, remove_file, write_file
+from edge.durable import prepare_file, publish_file, remove_file, sealed_json, unsealed_json, write_file
 
 
 def test_a_file_is_written_from_pieces_and_replaced(tmp_path: Path) -> None:
@@ -48,3 +48,12 @@ def test_a_prepared_file_is_seen_only_when_published(tmp_path: Path) -> None:
     remove_file(path)
     remove_file(path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sealed_value_comes_back_and_an_altered_one_does_not() -> None:
+    value = {"labels": ["Tür", "音"], "n": 3}
+    data = sealed_json(value)
+    assert unsealed_json(data) == value
+    for other in (data.replace(b"3", b"2", 1), b"{}", b"[]", b"null", b"", data[:-1], b"\xff" + data):
+        with pytest.raises(ValueError):
+            unsealed_json(other)

@@ -17,9 +17,10 @@ from edge.journal_chain import Mark
 from edge.snapshot import sum_of
 from edge.space import FeatureSpace
 from tests.edge.examples import SPACE, example, picture, teach
+from tests.faults import repetitions
 from tests.simulators.journal_script import COMMANDS, Command, killed_child, run_script
 
-RANDOM_INSTANTS = int(os.environ.get("SOUNDKEEP_RANDOM_KILLS", "60"))
+RANDOM_INSTANTS = int(os.environ.get("SOUNDKEEP_RANDOM_KILLS", repetitions(60, 1000)))
 
 
 def start_states(folder: Path) -> Iterator[Path]:
@@ -50,6 +51,8 @@ def without_scrub(seen: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in seen.items() if name != "last"}
 
 
+@pytest.mark.faults
+@pytest.mark.timeout(3600)
 def test_killed_at_every_write_point(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edge.journal_file.LOG_BYTES", 40_000)  # so that the log is moved in the middle of the commands
     points = 0
@@ -83,6 +86,8 @@ def test_killed_at_every_write_point(quick: Path, monkeypatch: pytest.MonkeyPatc
     assert points > 220
 
 
+@pytest.mark.faults
+@pytest.mark.timeout(3600)
 def test_killed_at_random_instants_the_statistics_are_rebuilt_to_the_bit(quick: Path) -> None:
     rng = np.random.default_rng(7)
     pictures = expected_pictures(quick / "nothing", COMMANDS, quick / "expected")

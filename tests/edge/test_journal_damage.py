@@ -20,6 +20,7 @@ from edge.journal_log import PAGE_SIZE
 from edge.journal_store import line_of
 from edge.records import Record
 from tests.edge.examples import SPACE, example, teach
+from tests.faults import repetitions
 from tests.simulators.journal_script import killed_child
 
 
@@ -28,7 +29,7 @@ def ours(label: str, seed: int) -> Record:
     return example(label, seed, n_windows=301 if seed % 8 == 0 else 1)
 
 
-FLIPS = int(os.environ.get("SOUNDKEEP_BIT_FLIPS", "24"))
+FLIPS = int(os.environ.get("SOUNDKEEP_BIT_FLIPS", repetitions(24, 2000)))
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,8 @@ def flip(path: Path, position: int, bit: int) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.faults
+@pytest.mark.timeout(3600)
 def test_a_single_flipped_bit_anywhere_is_named_and_everything_is_served(sound: Path, state: Path) -> None:
     rng = np.random.default_rng(3)
     everything = known(sound)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FOLLOW_SECONDS = 1.0
+JOB_ID = click.IntRange(1, 2**31 - 1)
 
 
 @contextmanager
@@ -56,7 +57,7 @@ def list_jobs(answers: Answers, data: Path) -> None:
 
 
 @jobs.command()
-@click.argument("job_id", metavar="ID", type=int)
+@click.argument("job_id", metavar="ID", type=JOB_ID)
 @data_option
 @click.pass_obj
 def show(answers: Answers, job_id: int, data: Path) -> None:
@@ -99,7 +100,7 @@ def run(answers: Answers, wait: bool, keys: Path | None, data: Path) -> None:
 
 
 @jobs.command()
-@click.argument("job_id", metavar="ID", type=int)
+@click.argument("job_id", metavar="ID", type=JOB_ID)
 @data_option
 @click.pass_obj
 def cancel(answers: Answers, job_id: int, data: Path) -> None:
@@ -113,7 +114,7 @@ def cancel(answers: Answers, job_id: int, data: Path) -> None:
 
 
 @jobs.command()
-@click.argument("job_id", metavar="ID", type=int)
+@click.argument("job_id", metavar="ID", type=JOB_ID)
 @data_option
 @click.pass_obj
 def log(answers: Answers, job_id: int, data: Path) -> None:

@@ -48,11 +48,17 @@ class Work:
     policy: Policy
     note: Callable[[str, float], None]
     go_on: Callable[[], bool]
+    sure: Callable[[], bool]
+    """As ``go_on``, after asking the database: before a stage is begun."""
     named: Callable[[str], None]
     """Told the name of the job's folder as soon as it is known."""
 
     def require(self) -> None:
         if not self.go_on():
+            raise Interrupted("the job was interrupted")
+
+    def require_surely(self) -> None:
+        if not self.sure():
             raise Interrupted("the job was interrupted")
 
 
@@ -235,7 +241,7 @@ class _Stages:
         self, stage: str, begin: float, end: float, arguments: list[str], *, watched: Callable[[], str] = lambda: ""
     ) -> Ended:
         work = self.work
-        work.require()
+        work.require_surely()
         work.note(stage, begin)
 
         def go_on() -> bool:

@@ -38,6 +38,7 @@ BODY_SECONDS = 60.0
 _RETRY_SECONDS = 5
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}\Z")
 _NUMBER = re.compile(r"[0-9]{1,15}\Z")
+_HEX_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _log = logging.getLogger("soundkeep.server")
 
 Answer = Callable[[HttpRequest, Request, str], Response]
@@ -85,10 +86,10 @@ def make_app(server: Server, *, behind_proxy: bool = False, body_seconds: float 
 
     def continued(http: HttpRequest, request: Request, device: str) -> Response:
         offset = _number(http.query_params.get("offset"))
-        return _progress(continue_upload(server, device, http.path_params["sha256"], offset, request.body))
+        return _progress(continue_upload(server, device, _upload_name(http), offset, request.body))
 
     def asked_offset(http: HttpRequest, _: Request, device: str) -> Response:
-        offset = upload_offset(server, device, http.path_params["sha256"])
+        offset = upload_offset(server, device, _upload_name(http))
         if offset is None:
             raise Refused(404, "not-found", "nothing of this upload is here")
         return Response(status_code=200, headers={"upload-offset": str(offset)})
@@ -172,6 +173,13 @@ def _number(text: str | None) -> int:
     return int(text)
 
 
+def _upload_name(http: HttpRequest) -> str:
+    name: str = http.path_params["sha256"]
+    if not _HEX_SHA256.match(name):  # PostgreSQL cannot even be asked for a name with a NUL
+        raise Refused(404, "not-found", "an upload is called by its SHA-256 in hex")
+    return name
+
+
 def _progress(progress: Progress) -> Response:
     outcome = progress.outcome
     if outcome is None:
@@ -198,7 +206,7 @@ def _answer_errors(app: FastAPI) -> None:
         return JSONResponse({"error": str(error.detail), "kind": "not-found"}, error.status_code, error.headers)
 
     async def unavailable(request: HttpRequest, error: Exception) -> Response:
-        _log.warning("%s %s: %s", request.method, request.url.path, str(error).partition("\n")[0])
+        _log.warning("%s %.200a: %s", request.method, request.url.path, str(error).partition("\n")[0])
         return JSONResponse(
             {"error": "the server cannot reach its database or its disk at present; try again", "kind": "unavailable"},
             503,

@@ -30,10 +30,14 @@ def list_devices(server: Server) -> list[dict[str, Any]]:
 
 
 def show_device(server: Server, wanted: str) -> dict[str, Any]:
-    """Return one device, named by its id, the beginning of its id or its name. Raises MisuseError."""
+    """Return one device, named by its id, the beginning of its id or its name. Raises MisuseError.
+
+    A device gives itself its name, which may be how the id of another one begins: then only the whole id will do.
+    """
     devices = list_devices(server)
-    exact = [device for device in devices if wanted in (device["id"], device["name"])]
-    found = exact or [device for device in devices if wanted and device["id"].startswith(wanted)]
+    found = [device for device in devices if device["id"] == wanted] or [
+        device for device in devices if wanted and (device["name"] == wanted or device["id"].startswith(wanted))
+    ]
     if len(found) != 1:
         how_many = "no device is" if not found else f"{len(found)} devices are"
         raise MisuseError(f"{how_many} called {wanted!r}; give an id of 'soundkeep-trainer devices list'")

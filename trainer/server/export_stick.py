@@ -52,6 +52,7 @@ def _sign_for_stick(data_dir: Path, now: float, valid_seconds: float) -> tuple[b
     """
     with locked(data_dir):
         change = open_change(data_dir, now)
+        change.require_clock()
         for role, signed in (("root", change.root.signed), ("targets", change.state.targets)):
             left = signed.expires.timestamp() - now
             if left < valid_seconds:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from trainer.server.collecting import collect, sweep
 from trainer.server.database import transaction
 from trainer.server.opening import Server
+from trainer.server.refusals import forget_refusals
 from trainer.server.uploads import drop_stale_uploads, drop_waiting_clips
 
 Duty = Callable[[Server], object]
@@ -19,11 +20,12 @@ _log = logging.getLogger("soundkeep.server")
 
 
 def drop_what_waited_too_long(server: Server) -> None:
-    """Drop unfinished uploads and the clips of devices that moved to another space and never sent embeddings."""
+    """Drop unfinished uploads, the clips of devices that moved and never sent embeddings, and old refusals."""
     settings, now = server.settings, server.clock()
     with transaction(server.engine) as session:
         drop_stale_uploads(session, now, settings.stale_upload_seconds)
         let_go = drop_waiting_clips(session, now, settings.moving_clips_seconds)
+        forget_refusals(session)
     collect(server, let_go)
 
 

@@ -7,6 +7,7 @@ taking it back gives the bits that were there before.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -44,8 +45,8 @@ class LabelRules:
     def __init__(self, rules: Iterable[Rule], names: Mapping[str, str]) -> None:
         self._rules = {(rule.device_id, rule.label): rule for rule in rules}
         self._names = names
-        shared = list(names.values())
-        self._unique = {i: name if shared.count(name) == 1 else f"{name} {i[:8]}" for i, name in names.items()}
+        shared = Counter(names.values())
+        self._unique = {i: name if shared[name] == 1 else f"{name} {i[:8]}" for i, name in names.items()}
 
     def rule_of(self, device_id: str, label: str) -> Rule | None:
         """The rule that counts for a device's label."""

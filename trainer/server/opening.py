@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from sqlalchemy import Engine
 from edge.durable import write_file
 from edge.errors import ConfigurationError, StateError
 from trainer.server.blobs import BlobStore
-from trainer.server.database import database_url, open_database, reading
+from trainer.server.database import DATABASE_NAME, database_url, open_database, reading
 from trainer.server.limits import LIMITS_KEY, ServerSettings
 from trainer.server.migrations import upgrade_database
 from trainer.server.tables import Setting
@@ -52,12 +53,22 @@ def open_server(data_dir: Path, *, database: str | None = None, blobs: str | Non
         raise StateError(f"the data folder {data_dir} cannot be made ({error.strerror}); choose another") from error
     remembered = _read_places(data_dir / PLACES_NAME)
     places = {"database": database or remembered.get("database"), "blobs": blobs or remembered.get("blobs")}
+    if places["database"] is None:
+        _make_private(data_dir / DATABASE_NAME)
     engine = open_database(database_url(data_dir, places["database"]))
     upgrade_database(engine)
     store = BlobStore(places["blobs"] or str(data_dir.absolute() / BLOBS_NAME))
     if places != remembered:
         write_file(data_dir / PLACES_NAME, [json.dumps(places, indent=1).encode("utf-8")])
     return Server(engine, store, data_dir, _settings(engine))
+
+
+def _make_private(path: Path) -> None:
+    """Make the database's file for its owner alone; SQLite gives its other files the same rights."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise StateError(f"the database {path} cannot be made ({error.strerror}); correct its rights") from error
 
 
 def _read_places(path: Path) -> dict[str, str | None]:

@@ -59,9 +59,9 @@ class Policy:
             value = getattr(self, name)
             if type(value) not in (int, float) or not math.isfinite(value) or value <= 0.0:
                 raise ConfigurationError(f"the policy has {name} {value!r:.40}; wanted a number above 0")
-        words = all(isinstance(word, str) and "=" in word for word in self.settings)
-        pools = all(isinstance(word, str) for pair in self.pools.items() for word in pair)
-        if type(self.on) is not bool or not words or not pools or not isinstance(self.backbone, str | None):
+        words = type(self.settings) is tuple and all(isinstance(word, str) and "=" in word for word in self.settings)
+        named = isinstance(self.pools, Mapping) and all(isinstance(w, str) for pair in self.pools.items() for w in pair)
+        if type(self.on) is not bool or not words or not named or not isinstance(self.backbone, str | None):
             raise ConfigurationError("the policy has settings, pools or a backbone that are no texts; set them again")
 
     @classmethod

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from edge.bundle import MANIFEST, Bundle, open_bundle
@@ -80,7 +80,8 @@ def publish_bundle(
     with transaction(server.engine) as session:
         row = _row(session, row.sha256)
         if row.status != "published":
-            row.status, row.published_at = "published", now
+            latest = session.scalar(select(func.max(PublishedBundle.published_at))) or 0.0
+            row.status, row.published_at = "published", max(now, latest + 1.0)  # the last one is the newest, always
         job = None if row.job_id is None else session.get(Job, row.job_id)
         if job is not None and job.status == "unsigned":
             job.status, job.finished_at = "done", now

@@ -22,6 +22,8 @@ from trainer.server.tables import Job
 
 LEASE_SECONDS = 60.0
 MAX_STARTS = 3
+FAR_SECONDS = 86_400.0
+"""A lease that ends later than this was given by a clock that ran ahead; a live holder renews it within seconds."""
 OPEN = ("queued", "running")
 _LOCK = 0x736B6A6F  # "skjo"
 
@@ -51,13 +53,17 @@ def claim(server: Server, owner: str, *, lease_s: float = LEASE_SECONDS) -> Job 
     times in all; then it has failed.
     """
     now = server.clock()
-    free = or_(Job.lease_until.is_(None), Job.lease_until < now, Job.lease_owner.like(f"{_machine()}:%"))
+    far = now + max(FAR_SECONDS, lease_s)
+    free = or_(
+        Job.lease_until.is_(None), Job.lease_until < now, Job.lease_until > far,
+        Job.lease_owner.like(f"{_machine()}:%"),
+    )  # fmt: skip
     query = select(Job).where(Job.status.in_(OPEN), or_(Job.status == "queued", free)).order_by(Job.id)
     with transaction(server.engine) as session:
         if not is_sqlite(session):
             query = query.with_for_update(skip_locked=True)
         for job in session.scalars(query):
-            held = job.status == "running" and job.lease_until is not None and job.lease_until >= now
+            held = job.status == "running" and job.lease_until is not None and now <= job.lease_until <= far
             if held and not _is_dead(job.lease_owner or ""):
                 continue
             if job.cancel_asked:

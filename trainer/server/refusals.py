@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from edge.errors import SoundkeepError
 from trainer.server.tables import Refusal
 
 MAX_REASON_LENGTH = 1000
+KEPT = 200
+"""Refusals that are kept of each device, and of all strangers together."""
 
 
 class Refused(SoundkeepError):
@@ -39,3 +42,10 @@ class Refused(SoundkeepError):
 def remember_refusal(session: Session, now: float, device_id: str | None, what: str, reason: str) -> None:
     """Keep a refusal for the status page."""
     session.add(Refusal(at=now, device_id=device_id, what=what, reason=reason[:MAX_REASON_LENGTH]))
+
+
+def forget_refusals(session: Session) -> None:
+    """Remove all but the newest ``KEPT`` refusals of each device: one that is refused all day fills no disk."""
+    newest_first = func.row_number().over(partition_by=Refusal.device_id, order_by=Refusal.id.desc())
+    ranked = select(Refusal.id, newest_first.label("n")).subquery()
+    session.execute(delete(Refusal).where(Refusal.id.in_(select(ranked.c.id).where(ranked.c.n > KEPT))))

@@ -32,6 +32,11 @@ class ReplayWindow:
         return ReplayWindow(self.top, self.seen | 1 << bit)
 
     @classmethod
+    def beginning_after(cls, sequence: int) -> ReplayWindow:
+        """Return a window in which ``sequence`` and everything before it was seen."""
+        return cls(sequence, _MASK)
+
+    @classmethod
     def from_bytes(cls, top: int, seen: bytes) -> ReplayWindow:
         return cls(top, int.from_bytes(seen, "little"))
 

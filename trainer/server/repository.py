@@ -94,6 +94,13 @@ def refresh_timestamp(data_dir: Path, now: float, *, force: bool = False) -> boo
     """Sign timestamp and snapshot again when half of their time is over. Returns whether anything was signed."""
     with locked(data_dir):
         change = open_change(data_dir, now)
+        change.require_clock()
+        ended = change.state.targets.expires
+        if ended.timestamp() < now:
+            raise StateError(
+                f"the targets metadata ended on {ended:%Y-%m-%d}; correct the clock, or sign it anew with "
+                "'soundkeep-trainer keys rotate targets' and its offline keys"
+            )
         due = {
             role: force or signed.expires.timestamp() - now < VALID_SECONDS[role] / 2
             for role, signed in (("snapshot", change.state.snapshot), ("timestamp", change.state.timestamp))
@@ -118,6 +125,7 @@ def add_bundle(
     """
     with locked(data_dir):
         change = open_change(data_dir, time.time() if now is None else now)
+        change.require_clock()
         signers = _targets_signers(change.root.signed, key_folders, passphrase)
         path = archive_name(bundle.name, bundle.version)
         published = change.state.targets.targets
@@ -152,6 +160,7 @@ def withdraw_bundle(
         target = change.state.targets.targets.pop(archive_name(name, version), None)
         if target is None:
             return False
+        change.require_clock()
         change.targets_signers = _targets_signers(change.root.signed, key_folders, passphrase)
         change.write(targets=True)
         remove_file(repository_folder(data_dir) / "targets" / f"{target.hashes['sha256']}.{target.path}")

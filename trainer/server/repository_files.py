@@ -98,6 +98,24 @@ class Change:
         if root is not None:
             self.write_root(root)
 
+    def require_clock(self) -> None:
+        """Raise StateError when the clock cannot be right: nothing is signed with it, devices would remember it.
+
+        It is before the time that was signed last by more than devices bear, or past the end of the root metadata.
+        """
+        signed_at = self.state.timestamp.unrecognized_fields.get(SIGNED_AT, 0)
+        if self.state.timestamp.version and signed_at - self.now > VALID_SECONDS["timestamp"] / 2:
+            raise StateError(
+                f"the clock says {moment(self.now):%Y-%m-%d}, the last timestamp was signed on "
+                f"{moment(signed_at):%Y-%m-%d}; correct the clock, or if it is right now, 'soundkeep-trainer keys "
+                "rotate timestamp': devices bear no earlier time under the old key"
+            )
+        if self.root.signed.expires.timestamp() < self.now:
+            raise StateError(
+                f"the clock says {moment(self.now):%Y-%m-%d}, the root metadata ended on "
+                f"{self.root.signed.expires:%Y-%m-%d}; correct the clock, or 'soundkeep-trainer keys rotate root'"
+            )
+
     def write_root(self, root: Metadata[Root]) -> None:
         previous = None if root.signed.version == 1 else self.root.signed
         verdict = root.signed.get_root_verification_result(previous, root.signed_bytes, root.signatures)

@@ -1,13 +1,14 @@
 """One stage of a job as a child process: logged, watched, and ended with every process that it began.
 
-All of them inherit one word of environment, the name of the stage's log. That finds the ones that left the process
-group (torchrun gives each rank a session of its own) and those of a server that was killed, before the stage is begun
-again.
+All of them inherit two words of environment: the stage's own, and the name of its log. The first finds those that left
+the process group (torchrun gives each rank a session of its own); the second those of a server that was killed, before
+the stage is begun again.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -16,10 +17,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.server.signing_keys import PASSPHRASE_VARIABLE
+
 STOP_SECONDS = 20.0
 LOOK_SECONDS = 0.1
 MAX_LOG_TAIL = 4000
 MARK = "SOUNDKEEP_STAGE_LOG"
+OWN_MARK = "SOUNDKEEP_STAGE"
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -45,12 +49,15 @@ def run_stage(
     added to ``log``. Whatever happens, no process of the stage is left and none is a zombie.
     """
     mark = str(log.absolute())
-    environment = {**os.environ, **dict.fromkeys(ONE_THREAD, str(threads)), "PYTHONUNBUFFERED": "1", MARK: mark}
+    own = secrets.token_hex(16)
+    environment = {**os.environ, **dict.fromkeys(ONE_THREAD, str(threads)), "PYTHONUNBUFFERED": "1"}
+    environment |= {MARK: mark, OWN_MARK: own}
+    environment.pop(PASSPHRASE_VARIABLE, None)  # no stage signs anything
     environment["PYTHONPATH"] = os.pathsep.join(
         [str(Path(__file__).resolve().parent.parent.parent), *filter(None, [environment.get("PYTHONPATH")])]
     )
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _end_all(mark)
+    _end_all(MARK, mark)
     with log.open("ab") as output:
         output.write(f"$ python {' '.join(arguments)}\n".encode())
         output.flush()
@@ -71,7 +78,7 @@ def run_stage(
         finally:
             _signal(child.pid, signal.SIGKILL)
             returncode = child.wait()
-            _end_all(mark)
+            _end_all(OWN_MARK, own)  # not those of another worker, that took the job over meanwhile
     return Ended(returncode, asked, _last_words(log, begin))
 
 
@@ -82,9 +89,9 @@ def _signal(group: int, number: signal.Signals) -> None:
         return
 
 
-def _end_all(mark: str) -> None:
-    """Kill every process of the stage called ``mark`` that there still is. Without /proc the group must do."""
-    wanted = f"{MARK}={mark}".encode()
+def _end_all(variable: str, value: str) -> None:
+    """Kill every process that has this word in its environment. Without /proc the group must do."""
+    wanted = f"{variable}={value}".encode()
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
             if wanted in path.read_bytes().split(b"\0"):

@@ -36,7 +36,12 @@ h2 { font-size: 1.05rem; margin: 2rem 0 .6rem; }
 .sums dt { color: var(--soft); font-size: .85rem; } .sums dd { margin: 0; font-size: 1.45rem; }
 .scroll { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: .6rem; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; }
-th, td { text-align: left; padding: .55rem .8rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+th, td { text-align: left; padding: .55rem .8rem; border-bottom: 1px solid var(--line); vertical-align: top;
+  max-width: 34rem; unicode-bidi: isolate; }
+td:has(> bdi) { min-width: 8rem; }
+td:has(> .label) { min-width: 18rem; }
+summary { padding: .55rem .8rem; cursor: pointer; }
+bdi { display: inline-block; max-width: 16rem; overflow-wrap: anywhere; }
 tr:last-child td { border-bottom: 0; }
 th { color: var(--soft); font-weight: 600; font-size: .82rem; white-space: nowrap; background: var(--tint); }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
@@ -71,7 +76,7 @@ def status_page(server: Server) -> str:
         _section(
             "Devices",
             ("Device", "State", "Last sync", "Bundle", "Shares", "Statement", "Kept here"),
-            [_device_row(device, now) for device in devices],
+            [_device_row(device, now) for device in sorted(devices, key=_urgency)],
             "No device is enrolled yet. Give one the token that this server printed: soundkeep sync enrol URL TOKEN",
         ),
         _section(
@@ -92,7 +97,7 @@ def status_page(server: Server) -> str:
             [
                 (
                     _ago(r.at, now),
-                    _text(names.get(r.device_id or "", r.device_id or "not enrolled")),
+                    f"<bdi>{_text(names.get(r.device_id or '', r.device_id or 'not enrolled'))}</bdi>",
                     _text(r.what),
                     _why(r.reason),
                 )
@@ -146,15 +151,15 @@ def _device_row(device: dict[str, Any], now: float) -> tuple[str, ...]:
         )
         if statement["held_back"]:
             said += f'<br><span class="word warn">held back</span>{_why(statement["held_back"])}'
-    slot = f'<br><span class="soft">{_text(report["slot"])}</span>' if report.get("slot") else ""
+    slot = f'<br><bdi class="soft">{_text(report["slot"])}</bdi>' if report.get("slot") else ""
+    heard = f"{bundle.get('name', '')} {bundle.get('version', '')}".strip()
     kept = f"{_many(device['n_embedded'], 'embedding')}<br>{_many(device['n_clips'], 'clip')}"
     return (
-        f"{_text(device['name'])}<br><code>{_text(device['id'][:12])}</code>",
+        f"<bdi>{_text(device['name'].strip() or 'without a name')}</bdi><br><code>{_text(device['id'][:12])}</code>",
         state,
         _ago(device["last_seen_at"], now),
-        (_text(f"{bundle.get('name', '')} {bundle.get('version', '')}".strip()) or '<span class="soft">unknown</span>')
-        + slot,
-        _text(report.get("setting", "")),
+        f"<bdi>{_text(heard or 'unknown')}</bdi>{slot}",
+        f"<bdi>{_text(report.get('setting', ''))}</bdi>",
         said,
         kept,
     )
@@ -175,11 +180,21 @@ def _section(title: str, heads: Iterable[str], rows: Sequence[Sequence[str]], em
     if not rows:
         return f'<section><h2>{_text(title)}</h2><p class="none">{_text(empty)}</p></section>'
     head = "".join(f"<th>{_text(name)}</th>" for name in heads)
+    shown, more = _table(head, rows[:MAX_ROWS]), ""
+    if len(rows) > MAX_ROWS:  # what follows on the page must not lie below a thousand devices
+        more = f"<details><summary>{len(rows) - MAX_ROWS} more</summary>{_table(head, rows[MAX_ROWS:])}</details>"
+    return f'<section><h2>{_text(title)}</h2><div class="scroll">{shown}{more}</div></section>'
+
+
+def _table(head: str, rows: Sequence[Sequence[str]]) -> str:
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return (
-        f'<section><h2>{_text(title)}</h2><div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div></section>"
-    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _urgency(device: dict[str, Any]) -> tuple[bool, bool, float]:
+    """First those in quarantine or held back, revoked ones last, among equals the one that was seen last."""
+    waits = device["status"] == "quarantined" or bool(device["statement"] and device["statement"]["held_back"])
+    return not waits, device["status"] == "revoked", -(device["last_seen_at"] or 0.0)
 
 
 def _words(value: Any, depth: int = 0) -> str:

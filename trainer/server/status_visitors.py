@@ -18,6 +18,7 @@ from edge.errors import StateError
 
 PASSWORD_NAME = "operator_password"
 _MAX_PASSWORD_BYTES = 1024
+_OF_A_PROXY = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 
 
 def operator_password(data_dir: Path) -> str:
@@ -43,8 +44,10 @@ class VisitorRules:
         """Return what a visitor gets who may not look; None for one who may.
 
         A visitor from loopback that names another host is a page in a browser that was led here: it needs the password.
+        So does one that came through a proxy which the operator forgot to tell of.
         """
-        if not self.behind_proxy and is_loopback(client_host) and is_loopback(host_of(headers.get("host", ""))):
+        direct = not self.behind_proxy and not any(name in headers for name in _OF_A_PROXY)
+        if direct and is_loopback(client_host) and is_loopback(host_of(headers.get("host", ""))):
             return None
         password = operator_password(self.data_dir)
         if password and _offers(headers.get("authorization", ""), password):

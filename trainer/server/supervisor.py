@@ -98,6 +98,11 @@ class _Hold:
             self._beat()
         return self.standing == "held" and not self.stopping.is_set()
 
+    def sure(self) -> bool:
+        """Whether this worker holds the job at this moment, and not only some seconds ago."""
+        self._beat()
+        return self.go_on()
+
     def _beat(self) -> None:
         """A database that is away for a moment does not stop the work; one that is away for a lease does."""
         now = self._asked = time.monotonic()
@@ -165,14 +170,14 @@ class Supervisor:
     def _see_through(self, job: Job, hold: _Hold) -> None:
         server, end = self._server, queue.finish
         try:
-            work = Work(server, read_policy(server), hold.note, hold.go_on, hold.named)
+            work = Work(server, read_policy(server), hold.note, hold.go_on, hold.sure, hold.named)
             outcome = adapt_to_fleet(work, first_start=job.n_starts == 1)
             if not outcome.passed:
                 _remember(server, outcome, job.id, "refused")
                 end(server, job.id, self._owner, "failed", _result(outcome), outcome.why_refused)
                 return
             hold.note("publish", 1.0)
-            work.require()
+            work.require_surely()
             register_bundle(server, outcome.candidate)
             _remember(server, outcome, job.id, "candidate")
             why_unsigned = publish_if_keys(server, outcome.candidate.sha256, self._keys_dir)
@@ -191,16 +196,16 @@ class Supervisor:
 
     def _run(self) -> None:
         looked = float("-inf")
-        self._quietly(self._sweep)
         while not self._stopping.is_set():
             if time.monotonic() - looked >= self._policy_s:
                 looked = time.monotonic()
+                self._quietly(self._sweep)
                 self._quietly(lambda: ask_by_policy(self._server, read_policy(self._server)))
             if not self._quietly(self.work_once):
                 self._stopping.wait(self._look_s)
 
     def _sweep(self) -> None:
-        """Remove recordings that a killed server left in the folders of jobs that ended."""
+        """Remove recordings in folders of jobs that ended, or went on in another one because a clip was forgotten."""
         with reading(self._server.engine) as session:
             still = {job.input_sha256 for job in session.query(Job).where(Job.status.in_(queue.OPEN))}
         for folder in (self._server.data_dir / JOBS_FOLDER).glob("*"):

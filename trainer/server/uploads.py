@@ -8,26 +8,33 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from trainer.server.auth import unknown_device
+from trainer.server.auth import require_not_revoked, unknown_device
 from trainer.server.collecting import collect, hold_blobs, remove_homeless_clips
 from trainer.server.database import lock_row, reading, transaction
 from trainer.server.effects import CREATED, REJECTED, Contradiction, Effect, take_clips, take_embeddings, take_statement
 from trainer.server.limits import CHUNK_BYTES, DAY_SECONDS, ServerSettings
 from trainer.server.opening import Server
 from trainer.server.refusals import Refused, remember_refusal
-from trainer.server.tables import Chunk, Clip, Device, Outcome, Space, State, Upload
+from trainer.server.tables import Chunk, Clip, Device, Embedded, Outcome, Space, State, Upload
 from trainer.server.validation import Rejected, check_clips, check_embeddings, check_statement
 
 KINDS = ("state", "embeddings", "clips")
 _HEX_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _BUSY_SECONDS = 600
+_LARGE_BYTES = 8 << 20
+_LARGE_AT_ONCE = threading.BoundedSemaphore(2)
+"""Large uploads that are checked at the same time: each takes three times its size in memory, whoever sends it."""
+_ROOM_SECONDS = 3.0
+_RETRY_SECONDS = 5
 
 Apply = Callable[[Session, float], Effect]
 
@@ -121,18 +128,43 @@ def drop_stale_uploads(session: Session, now: float, stale_seconds: float = 7 * 
 def drop_waiting_clips(session: Session, now: float, waiting_seconds: float) -> set[str]:
     """Remove clips that waited long enough for the embeddings of a device that moved; returns names of blobs."""
     waited = select(State.device_id).where(State.accepted_at < now - waiting_seconds)
-    devices = session.scalars(select(Clip.device_id).where(Clip.device_id.in_(waited)).distinct()).all()
+    named = select(Embedded.record_id).where(
+        Embedded.device_id == Clip.device_id, Embedded.content_sha256 == Clip.content_sha256
+    )
+    homeless = select(Clip.device_id).where(Clip.device_id.in_(waited), ~named.exists()).distinct()
+    devices = [i for i in session.scalars(homeless.order_by(Clip.device_id)) if lock_row(session, Device, i)]
     return {name for device_id in devices for name in remove_homeless_clips(session, device_id)}
 
 
 def _whole_or(server: Server, device_id: str, sha256: str, kind: str, size: int, offset: int) -> Progress:
     if offset < size:
         return Progress(offset)
-    with reading(server.engine) as session:
-        own = Chunk.device_id == device_id, Chunk.sha256 == sha256
-        data = b"".join(session.scalars(select(Chunk.data).where(*own).order_by(Chunk.offset)))
-        known = _known(session, device_id, sha256)
-    return Progress(size, known or _finish(server, device_id, kind, sha256, data, n_new=0))
+    with _room_for(size):
+        with reading(server.engine) as session:
+            if (known := _known(session, device_id, sha256)) is not None:
+                return Progress(size, known)
+            own = Chunk.device_id == device_id, Chunk.sha256 == sha256
+            data = b"".join(session.scalars(select(Chunk.data).where(*own).order_by(Chunk.offset)))
+        return Progress(size, _finish(server, device_id, kind, sha256, data, n_new=0))
+
+
+@contextmanager
+def _room_for(size: int) -> Iterator[None]:
+    """Let a few large uploads be checked at once; what is here stays here for the next try. Raises Refused 503."""
+    if size <= _LARGE_BYTES:
+        yield
+        return
+    if not _LARGE_AT_ONCE.acquire(timeout=_ROOM_SECONDS):
+        raise Refused(
+            503,
+            "unavailable",
+            "other large uploads are being checked; ask again",
+            headers={"retry-after": str(_RETRY_SECONDS)},
+        )
+    try:
+        yield
+    finally:
+        _LARGE_AT_ONCE.release()
 
 
 def _finish(server: Server, device_id: str, kind: str, sha256: str, data: bytes, *, n_new: int) -> dict[str, Any]:
@@ -221,6 +253,7 @@ def _locked(session: Session, device_id: str) -> Device:
     device = lock_row(session, Device, device_id)
     if device is None:
         raise unknown_device(device_id)
+    require_not_revoked(device)  # the signature was checked in an earlier transaction
     return device
 
 

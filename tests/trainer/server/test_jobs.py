@@ -81,6 +81,8 @@ def test_the_whole_way(server: Server, ear: Bundle) -> None:
     assert job(server, 1).status == "running" and job(server, 1).asked_by == "policy: 30 new clips"
     with ServeProcess(server.data_dir) as process:
         wait_for(lambda: job(server, 1).status not in queue.OPEN)
+        mapped = Path(f"/proc/{process.pid}/maps").read_text()
+        assert "torch" not in mapped and "onnxruntime" not in mapped, "stages are processes of their own"
         assert process.stop() == 0
     ended = job(server, 1)
     assert (ended.status, ended.n_starts) == ("failed", 2), ended.error
@@ -154,7 +156,9 @@ def test_jobs_that_cannot_be_say_why(server: Server, tmp_path: Path) -> None:
 
 
 def work(server: Server) -> Work:
-    return Work(server, read_policy(server), lambda stage, progress: None, lambda: True, lambda name: None)
+    return Work(
+        server, read_policy(server), lambda stage, progress: None, lambda: True, lambda: True, lambda name: None
+    )
 
 
 def made_of(server: Server) -> bytes:

@@ -15,7 +15,7 @@ from tests.simulators.running_server import running_server
 from trainer.server.database import transaction
 from trainer.server.enrolment import make_token
 from trainer.server.opening import Server
-from trainer.server.status_page import status_page
+from trainer.server.status_page import MAX_ROWS, status_page
 from trainer.server.status_visitors import VisitorRules, operator_password
 from trainer.server.tables import Device, Job, PublishedBundle
 
@@ -83,6 +83,19 @@ def test_everything_is_on_it_and_escaped(any_engine_server: Server) -> None:
     assert not tags.tags & {"script", "img", "link", "iframe", "form", "object"}
     assert not {name for name in tags.attributes if name.startswith("on") or name in ("src", "href", "style")}
     assert not re.search(r"https?://", page)
+
+
+def test_with_many_devices_the_page_begins_with_those_that_need_a_look(sqlite_server: Server) -> None:
+    with transaction(sqlite_server.engine) as session:
+        for i in range(MAX_ROWS + 70):
+            status, name = ("quarantined", "the liar") if i == 90 else ("active", f"device {i}")
+            key = {"id": f"{i:032x}", "public_key": b"k" * 32, "enrolled_at": float(i)}
+            session.add(Device(**key, name=name, status=status, last_seen_at=float(i)))
+    page = status_page(sqlite_server)
+    shown, _, folded = page.partition("<details>")
+    assert shown.index("the liar") < shown.index(f"device {MAX_ROWS + 69}"), "then the one that was seen last"
+    assert "<summary>70 more</summary>" in folded and "device 0<" in folded and "<h2>Jobs</h2>" in folded
+    assert "<bdi>the liar</bdi>" in shown, "a name cannot turn the words beside it around, nor widen its column"
 
 
 def test_an_empty_server_says_what_to_do(sqlite_server: Server) -> None:
