@@ -29,7 +29,7 @@ class Listening:
         self.sample_rate = sample_rate
         chosen = [] if bundle is None else ["--bundle", str(bundle)]
         command = [sys.executable, "-m", "edge", "--state", str(state), *chosen, "--json", "listen"]
-        self._said = tempfile.TemporaryFile()
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
         began = time.perf_counter()
         self.process = subprocess.Popen(
             [*command, "--source", "-", "--pcm-rate", str(sample_rate), "--api", "127.0.0.1:0"],
