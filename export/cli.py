@@ -200,6 +200,54 @@ def features(bundle_path: Path, out: Path) -> None:
 
 @main.command()
 @click.argument("bundle_path", metavar="BUNDLE", type=FOLDER)
+@click.option("--out", type=FOLDER, required=True, help="Folder of the C library; must not exist yet.")
+@click.option("--memory", type=click.Path(path_type=Path), help="What it knows at its start; else a head comes later.")
+@click.option("--head", type=click.Path(path_type=Path), help="The same, as a head that soundkeep-bridge made.")
+@click.option(
+    "--precision",
+    "precisions",
+    type=click.Choice(["int8", "float32"]),
+    multiple=True,
+    help="May be given twice; the first is the one that sk_init uses.  [default: int8]",
+)
+@click.option("--target", type=click.Choice(["m4", "host"]), default="m4", show_default=True, help="host: any size.")
+@click.option("--data", multiple=True, metavar="NAME=DIR", help="Recordings to take int8 ranges from and check with.")
+@click.option("--check", multiple=True, metavar="NAME=DIR", help="Sets of <class>/<clip> to count answers on.")
+@click.option("--check-clips", type=int, default=0, help="At most so many clips of each set.  [default: all]")
+@click.option("--no-measure", is_flag=True, help="Only write; build and measure nothing.")
+def c(
+    bundle_path: Path,
+    out: Path,
+    memory: Path | None,
+    head: Path | None,
+    precisions: tuple[Literal["int8", "float32"], ...],
+    target: str,
+    data: tuple[str, ...],
+    check: tuple[str, ...],
+    check_clips: int,
+    no_measure: bool,
+) -> None:
+    """Write BUNDLE as a C library for a microcontroller, with a report of what it needs."""
+    from export.c.compose import CSettings, write_library
+    from export.material import parse_sets
+
+    settings = CSettings(
+        precisions=tuple(dict.fromkeys(precisions)) or ("int8",),
+        target=target,
+        data=parse_sets(data),
+        check=parse_sets(check),
+        check_clips=check_clips,
+        memory=memory,
+        head=head,
+        measure=not no_measure,
+    )
+    report = write_library(bundle_path, out, settings)
+    _say(report.as_markdown())
+    _answer({"path": str(out), **report.as_json()})
+
+
+@main.command()
+@click.argument("bundle_path", metavar="BUNDLE", type=FOLDER)
 @click.option("--parent", "parent_path", type=FOLDER, required=True, help="The bundle that devices learnt with so far.")
 @click.option("--data", multiple=True, required=True, metavar="NAME=DIR", help="Recordings that both ears hear.")
 @click.option("--out", type=FOLDER, required=True, help="Folder of the new bundle; must not exist yet.")

@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "record": ("listening", "Record what a device hears to a WAV file."),
     "status": ("health", "Say what a device is, and how well its link does."),
     "probe": ("health", "Find a baud rate that works, by packets sent there and back."),
+    "head": ("heads", "Send what was taught to a device that recognises by itself."),
     "simulate": ("simulating", "Play a device from a WAV file, with faults to try."),
 }
 

@@ -83,7 +83,7 @@ def c_header(table: Mapping[str, Any]) -> str:
         "",
         f"#define SK_PROTOCOL_VERSION {table['version']}u",
         f"#define SK_MAX_PAYLOAD {table['max_payload']}u",
-        f"#define SK_HEAD_BYTES {table['head_bytes']}u",
+        f"#define SK_PACKET_HEAD {table['head_bytes']}u",
         f"#define SK_CRC_BYTES {table['crc_bytes']}u",
         f"#define SK_WINDOW {table['window']}u",
         "",

@@ -66,6 +66,27 @@ class Heard:
     score: float
 
 
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """All scores (n_classes,) of the window that ends at ``sample``, by the head of that version."""
+
+    sample: int
+    head_version: int
+    scores: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Banks:
+    """The heads on the device. version, n_classes: of the one in use, 0 for none. state: of the other bank, 0 empty,
+    1 filling with ``next_version``, 2 whole and waiting for the next window. n_flips: heads taken over so far."""
+
+    version: int
+    n_classes: int
+    state: int
+    next_version: int
+    n_flips: int
+
+
 @dataclass(frozen=True)
 class Counted:
     """The device's own counters, by name."""
@@ -106,4 +127,4 @@ class LinkHealth:
     device: dict[str, int] = field(default_factory=dict)
 
 
-Event: TypeAlias = Greeted | Sound | Frames | Heard | Counted | Said | Lost | Outcome
+Event: TypeAlias = Greeted | Sound | Frames | Heard | Scored | Banks | Counted | Said | Lost | Outcome

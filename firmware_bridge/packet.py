@@ -123,7 +123,7 @@ class Decoder:
             self.n_crc += 1
             return None
         kind, flags, seq, length = _HEAD.unpack_from(raw)
-        if length != len(raw) - _OVERHEAD:
+        if length != len(raw) - _OVERHEAD or length > MAX_PAYLOAD:
             self.n_malformed += 1
             return None
         self.n_good += 1

@@ -29,7 +29,9 @@ STATUS_UNSUPPORTED = 9
 
 @dataclass(frozen=True)
 class HostHello(Message):
-    """Asks who is there; session 0 asks, any other is ignored so far."""
+    """Asks who is there. session: drawn by the host for each opening of a link; another one than before makes the
+    device forget which commands it did. 0: only asks.
+    """
 
     TYPE: ClassVar[int] = 1
     FIXED: ClassVar[str] = "<BI"
@@ -162,18 +164,26 @@ class StatusQuery(Message):
 
 @dataclass(frozen=True)
 class Status(Message):
-    """Counters since the start, which wrap: packets taken, packets with a wrong CRC, what is no packet, bytes that
-    the receiver lost, blocks of sound that found no room; milliseconds since the start.
+    """Counters since the start, which wrap: packets taken, packets with a wrong CRC, what is no packet (too long
+    included), bytes that the receiver lost, blocks of sound that found no room, packets of unknown type, copies of
+    commands, commands refused, packets of another kind that found no room, windows judged; bytes of stack that
+    were never used (0: not measured); milliseconds since the start.
     """
 
     TYPE: ClassVar[int] = 12
-    FIXED: ClassVar[str] = "<IIIIII"
+    FIXED: ClassVar[str] = "<IIIIIIIIIIII"
 
     n_good: int
     n_crc: int
     n_malformed: int
     n_overruns: int
     n_dropped: int
+    n_unknown: int
+    n_copies: int
+    n_refused: int
+    n_unsent: int
+    n_windows: int
+    stack_free: int
     uptime_ms: int
 
 
@@ -303,6 +313,45 @@ class Log(Message):
     text: bytes
 
 
+@dataclass(frozen=True)
+class Scores(Message):
+    """All scores of a window, float32, in the order of the head's classes; sample and head_version as in
+    DeviceLabel.
+    """
+
+    TYPE: ClassVar[int] = 23
+    FIXED: ClassVar[str] = "<II"
+
+    sample: int
+    head_version: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class HeadQuery(Message):
+    """Asks for the state of the banks."""
+
+    TYPE: ClassVar[int] = 24
+    FIXED: ClassVar[str] = "<"
+
+
+@dataclass(frozen=True)
+class HeadState(Message):
+    """version: of the head in use, 0: none. state: of the other bank, 0 empty, 1 filling, 2 it waits for the next
+    window; next_version: of what is in it. n_flips: heads taken over.
+    """
+
+    TYPE: ClassVar[int] = 25
+    FIXED: ClassVar[str] = "<IBBBII"
+
+    version: int
+    n_classes: int
+    n_rivals: int
+    state: int
+    next_version: int
+    n_flips: int
+
+
 MESSAGES: dict[int, type[Message]] = {
     HostHello.TYPE: HostHello,
     DeviceHello.TYPE: DeviceHello,
@@ -326,4 +375,7 @@ MESSAGES: dict[int, type[Message]] = {
     Teach.TYPE: Teach,
     Example.TYPE: Example,
     Log.TYPE: Log,
+    Scores.TYPE: Scores,
+    HeadQuery.TYPE: HeadQuery,
+    HeadState.TYPE: HeadState,
 }

@@ -10,6 +10,7 @@ Whatever comes, whole or damaged, costs bounded memory: what cannot be read is c
 from __future__ import annotations
 
 import math
+import secrets
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,19 @@ from firmware_bridge import protocol as p
 from firmware_bridge.adpcm import decode_block
 from firmware_bridge.control import ControlWindow, Outcome
 from firmware_bridge.errors import LinkError
-from firmware_bridge.link_events import Counted, Device, Event, Frames, Greeted, Heard, LinkHealth, Said, Sound
+from firmware_bridge.link_events import (
+    Banks,
+    Counted,
+    Device,
+    Event,
+    Frames,
+    Greeted,
+    Heard,
+    LinkHealth,
+    Said,
+    Scored,
+    Sound,
+)
 from firmware_bridge.message import Message
 from firmware_bridge.packet import Decoder, Packet, encode_packet
 from firmware_bridge.timing import ClockLine
@@ -44,6 +57,7 @@ class HostSession:
     def __init__(self, expected: Expected = Expected(), *, previous: Device | None = None, now: float = 0.0) -> None:
         self.device: Device | None = None
         self.refused = False
+        self._opening = secrets.randbelow(2**32 - 1) + 1
         self._expected = expected
         self._previous = previous
         self._decoder = Decoder()
@@ -78,7 +92,7 @@ class HostSession:
         if self.device is None:
             if now >= self._hello_due and not self.refused:
                 self._hello_due = now + HELLO_S
-                self._send(p.HostHello(p.PROTOCOL_VERSION, 0))
+                self._send(p.HostHello(p.PROTOCOL_VERSION, self._opening))
             return []
         if now >= self._time_due:
             self._time_due = now + TIME_S
@@ -117,6 +131,10 @@ class HostSession:
         """Tell the device what the host heard; None: an unknown sound."""
         name = (label or "").encode("utf-8")[:64]
         return self.ask(p.HostLabel.TYPE, p.HostLabel(self._session_id, score, int(begins), name).encode())
+
+    def ask_for_banks(self) -> None:
+        """Have the device say which heads it has; the answer is ``Banks``."""
+        self._send(p.HeadQuery())
 
     def health(self) -> LinkHealth:
         decoder = self._decoder
@@ -201,6 +219,11 @@ class HostSession:
             label = p.DeviceLabel.decode(packet.payload)
             index = None if label.index < 0 else label.index
             return [Heard(self._unwrapped(label.sample), label.head_version, index, label.score)]
+        if packet.type == p.Scores.TYPE:
+            return [self._scored(p.Scores.decode(packet.payload))]
+        if packet.type == p.HeadState.TYPE:
+            state = p.HeadState.decode(packet.payload)
+            return [Banks(state.version, state.n_classes, state.state, state.next_version, state.n_flips)]
         self._n_unknown += 1
         return []
 
@@ -250,6 +273,12 @@ class HostSession:
     def _sound(self, counter: int, samples: NDArray[np.int16], now: float) -> list[Event]:
         start = self._placed(counter, len(samples), now)
         return [] if start is None else [Sound(start, samples, now)]
+
+    def _scored(self, message: p.Scores) -> Scored:
+        if len(message.data) % 4:
+            raise ValueError("half a score")
+        scores = np.frombuffer(message.data, dtype="<f4").astype(np.float64)
+        return Scored(self._unwrapped(message.sample), message.head_version, scores)
 
     def _frames(self, message: p.Features, now: float) -> list[Event]:
         if not message.n_bands or not message.n_frames or len(message.data) != 2 * message.n_bands * message.n_frames:

@@ -135,6 +135,7 @@ class SimulatedDevice:
         self._counter = 0
         self._state = (0, 0)
         self._done: OrderedDict[int, int] = OrderedDict()
+        self._host = 0
 
     def _formats(self, features: bool) -> int:
         return p.PCM16 | p.ADPCM | (p.LOG_MEL if features else 0)
@@ -201,10 +202,14 @@ class SimulatedDevice:
 
     def _take(self, packet: Packet) -> None:
         if packet.type == p.HostHello.TYPE:
+            host = p.HostHello.decode(packet.payload).session
+            if host not in (0, self._host):
+                self._host = host
+                self._done.clear()
             self.hello()
         elif packet.type == p.StatusQuery.TYPE:
             decoder = self._decoder
-            self._send(p.Status(decoder.n_good, decoder.n_crc, decoder.n_malformed, 0, 0, 0))
+            self._send(p.Status(decoder.n_good, decoder.n_crc, decoder.n_malformed, *([0] * 9)))
         elif packet.type == p.TimeQuery.TYPE:
             self._send(p.TimeAnswer(p.TimeQuery.decode(packet.payload).number, self._counter & 0xFFFFFFFF))
         elif packet.type == p.Probe.TYPE:

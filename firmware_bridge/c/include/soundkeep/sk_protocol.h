@@ -6,7 +6,7 @@
 
 #define SK_PROTOCOL_VERSION 1u
 #define SK_MAX_PAYLOAD 1024u
-#define SK_HEAD_BYTES 6u
+#define SK_PACKET_HEAD 6u
 #define SK_CRC_BYTES 4u
 #define SK_WINDOW 4u
 
@@ -91,8 +91,14 @@
 #define SK_STATUS_N_MALFORMED 8u /* uint32_t */
 #define SK_STATUS_N_OVERRUNS 12u /* uint32_t */
 #define SK_STATUS_N_DROPPED 16u /* uint32_t */
-#define SK_STATUS_UPTIME_MS 20u /* uint32_t */
-#define SK_STATUS_FIXED 24u
+#define SK_STATUS_N_UNKNOWN 20u /* uint32_t */
+#define SK_STATUS_N_COPIES 24u /* uint32_t */
+#define SK_STATUS_N_REFUSED 28u /* uint32_t */
+#define SK_STATUS_N_UNSENT 32u /* uint32_t */
+#define SK_STATUS_N_WINDOWS 36u /* uint32_t */
+#define SK_STATUS_STACK_FREE 40u /* uint32_t */
+#define SK_STATUS_UPTIME_MS 44u /* uint32_t */
+#define SK_STATUS_FIXED 48u
 
 #define SK_HOST_LABEL 13u
 #define SK_HOST_LABEL_SESSION 0u /* uint32_t */
@@ -147,5 +153,22 @@
 
 #define SK_LOG 22u
 #define SK_LOG_FIXED 0u
+
+#define SK_SCORES 23u
+#define SK_SCORES_SAMPLE 0u /* uint32_t */
+#define SK_SCORES_HEAD_VERSION 4u /* uint32_t */
+#define SK_SCORES_FIXED 8u
+
+#define SK_HEAD_QUERY 24u
+#define SK_HEAD_QUERY_FIXED 0u
+
+#define SK_HEAD_STATE 25u
+#define SK_HEAD_STATE_VERSION 0u /* uint32_t */
+#define SK_HEAD_STATE_N_CLASSES 4u /* uint8_t */
+#define SK_HEAD_STATE_N_RIVALS 5u /* uint8_t */
+#define SK_HEAD_STATE_STATE 6u /* uint8_t */
+#define SK_HEAD_STATE_NEXT_VERSION 7u /* uint32_t */
+#define SK_HEAD_STATE_N_FLIPS 11u /* uint32_t */
+#define SK_HEAD_STATE_FIXED 15u
 
 #endif
