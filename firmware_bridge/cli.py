@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("health", "Say what a device is, and how well its link does."),
     "probe": ("health", "Find a baud rate that works, by packets sent there and back."),
     "head": ("heads", "Send what was taught to a device that recognises by itself."),
+    "watch": ("heads", "Print what a device recognises by itself."),
     "simulate": ("simulating", "Play a device from a WAV file, with faults to try."),
 }
 

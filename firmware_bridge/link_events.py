@@ -58,12 +58,13 @@ class Frames:
 @dataclass(frozen=True)
 class Heard:
     """What the recogniser on the device heard. head_version: with which head. index: of the class in that head; None:
-    unknown. score: as the head gives it."""
+    unknown. score: as the head gives it. name: of the class, cut to 23 bytes; empty for an unknown sound."""
 
     sample: int
     head_version: int
     index: int | None
     score: float
+    name: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -166,12 +166,13 @@ class StatusQuery(Message):
 class Status(Message):
     """Counters since the start, which wrap: packets taken, packets with a wrong CRC, what is no packet (too long
     included), bytes that the receiver lost, blocks of sound that found no room, packets of unknown type, copies of
-    commands, commands refused, packets of another kind that found no room, windows judged; bytes of stack that
-    were never used (0: not measured); milliseconds since the start.
+    commands, commands refused, packets of another kind that found no room, windows judged, and windows passed over
+    because the one before took too long; bytes of stack that were never used (0: not measured); milliseconds since
+    the start.
     """
 
     TYPE: ClassVar[int] = 12
-    FIXED: ClassVar[str] = "<IIIIIIIIIIII"
+    FIXED: ClassVar[str] = "<IIIIIIIIIIIII"
 
     n_good: int
     n_crc: int
@@ -183,6 +184,7 @@ class Status(Message):
     n_refused: int
     n_unsent: int
     n_windows: int
+    n_passed_over: int
     stack_free: int
     uptime_ms: int
 
@@ -205,7 +207,7 @@ class HostLabel(Message):
 @dataclass(frozen=True)
 class DeviceLabel(Message):
     """What the device heard in the window that ends at that sample, with the head of that version. index: of the
-    head's classes, -1: none of them.
+    head's classes, -1: none of them. name: of the class as the head has it, UTF-8, cut to 23 bytes.
     """
 
     TYPE: ClassVar[int] = 14
@@ -215,6 +217,7 @@ class DeviceLabel(Message):
     head_version: int
     index: int
     score: float
+    name: bytes
 
 
 @dataclass(frozen=True)

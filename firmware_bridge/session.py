@@ -218,7 +218,8 @@ class HostSession:
         if packet.type == p.DeviceLabel.TYPE:
             label = p.DeviceLabel.decode(packet.payload)
             index = None if label.index < 0 else label.index
-            return [Heard(self._unwrapped(label.sample), label.head_version, index, label.score)]
+            name = label.name.decode("utf-8", "replace")[:64]
+            return [Heard(self._unwrapped(label.sample), label.head_version, index, label.score, name)]
         if packet.type == p.Scores.TYPE:
             return [self._scored(p.Scores.decode(packet.payload))]
         if packet.type == p.HeadState.TYPE:

@@ -209,7 +209,7 @@ class SimulatedDevice:
             self.hello()
         elif packet.type == p.StatusQuery.TYPE:
             decoder = self._decoder
-            self._send(p.Status(decoder.n_good, decoder.n_crc, decoder.n_malformed, *([0] * 9)))
+            self._send(p.Status(decoder.n_good, decoder.n_crc, decoder.n_malformed, *([0] * 10)))
         elif packet.type == p.TimeQuery.TYPE:
             self._send(p.TimeAnswer(p.TimeQuery.decode(packet.payload).number, self._counter & 0xFFFFFFFF))
         elif packet.type == p.Probe.TYPE:

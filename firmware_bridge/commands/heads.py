@@ -1,4 +1,4 @@
-"""`soundkeep-bridge head`: what was taught here, on a device that recognises by itself."""
+"""`soundkeep-bridge head` and `watch`: what was taught here, on a device that recognises by itself."""
 
 from __future__ import annotations
 
@@ -43,3 +43,38 @@ def head(bench: Workbench, address: str, head_version: int | None) -> None:
         f"{name} has head {made.version}: {made.n_classes} class(es), {n_bytes} bytes in {seconds:.2f} s "
         f"({seconds_on_the_line(n_bytes, baud):.2f} s of bytes at {baud} baud)",
     )
+
+
+@click.command()
+@click.argument("address")
+@click.option("--seconds", type=click.FloatRange(min=0.1), help="How long; without it, until Ctrl-C.")
+@click.pass_obj
+def watch(bench: Workbench, address: str, seconds: float | None) -> None:
+    """Print what the device at ADDRESS recognises by itself, window by window."""
+    from contextlib import suppress
+
+    from firmware_bridge.address import parse_address
+    from firmware_bridge.connection import Connection
+    from firmware_bridge.link_events import Greeted, Heard, Lost, Said
+
+    until = float("inf") if seconds is None else time.monotonic() + seconds
+    with Connection(parse_address(address)) as link, suppress(KeyboardInterrupt):
+        for event in link.events():
+            if isinstance(event, Greeted):
+                has = f"head {event.device.head_version}" if event.device.head_version else "no head"
+                bench.tell(f"{event.device.name} at {address} has {has}; end with Ctrl-C")
+            elif isinstance(event, Heard):
+                rate = link.device.sample_rate
+                bench.answer(
+                    {
+                        "at_s": round(event.sample / rate, 3),
+                        "label": event.name or None,
+                        "score": round(event.score, 3),
+                        "head": event.head_version,
+                    },
+                    f"{event.sample / rate:9.2f} s  {event.name or '-':24} {event.score:6.2f}",
+                )
+            elif isinstance(event, Said | Lost):
+                bench.tell(event.sentence)
+            if time.monotonic() > until:
+                return

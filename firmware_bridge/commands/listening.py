@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import wave
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edge.commands.listening import Input
     from edge.decision import Event
     from firmware_bridge.connection import Connection
+    from firmware_bridge.head_keeper import HeadKeeper
 
 SOUND = click.Choice(["pcm16", "adpcm"])
 FORMAT = click.Choice(["pcm16", "adpcm", "log_mel"])
@@ -29,10 +30,20 @@ FORMAT = click.Choice(["pcm16", "adpcm", "log_mel"])
 @click.option("--format", "form", type=FORMAT, default="pcm16", show_default=True, help="What the device is to send.")
 @click.option("--wait", is_flag=True, help="Wait for a device that is not there yet.")
 @click.option("--labels/--no-labels", default=True, show_default=True, help="Tell the device what was heard.")
+@click.option("--head", is_flag=True, help="Keep the device's own head that of what is known here.")
 @click.option("--api", metavar="HOST:PORT|off", help="Where commands are taken; the default is this machine only.")
 @click.option("--provider", default="cpu", help="What ONNX Runtime runs on.")
 @click.pass_obj
-def listen(bench: Workbench, address: str, form: str, wait: bool, labels: bool, api: str | None, provider: str) -> None:
+def listen(
+    bench: Workbench,
+    address: str,
+    form: str,
+    wait: bool,
+    labels: bool,
+    head: bool,
+    api: str | None,
+    provider: str,
+) -> None:
     """Listen through the device at ADDRESS: events, `soundkeep teach LABEL --last` and all else work as ever."""
     from edge.commands.listening import Input, listen_to
     from edge.feature_input import wanted_features
@@ -53,7 +64,17 @@ def listen(bench: Workbench, address: str, form: str, wait: bool, labels: bool, 
         bench.tell("the device sends features: what is taught is kept as embeddings, and no sound can be kept as clips")
         return Input(source, live=True, windower=windower, sinks=sinks)
 
-    listen_to(bench, find, api=api, provider=provider)
+    with ExitStack() as stack:
+        if head:
+            stack.enter_context(_kept_head(bench, link))
+        listen_to(bench, find, api=api, provider=provider)
+
+
+def _kept_head(bench: Workbench, link: Connection) -> HeadKeeper:
+    from firmware_bridge.head_keeper import HeadKeeper
+
+    bundle = bench.bundle()
+    return HeadKeeper(link, lambda: bench.reading(bundle), bench.decision_settings(bundle), tell=bench.tell)
 
 
 class LabelSink:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from firmware_bridge import protocol as p
 from firmware_bridge.control import MAX_TRIES, MAX_WAITING, ControlWindow, Outcome
 from firmware_bridge.errors import LinkError
-from firmware_bridge.link_events import Frames, Greeted, Heard, Said, Sound
+from firmware_bridge.link_events import Banks, Frames, Greeted, Heard, Said, Scored, Sound
 from firmware_bridge.message import Message
 from firmware_bridge.packet import Decoder, encode_packet
 from firmware_bridge.session import Expected, HostSession, powers_of
@@ -163,12 +163,17 @@ def test_features_labels_and_sentences_come_out() -> None:
     logs = np.array([[-256, 0, 256], [-32768, 0, 0]], dtype="<i2")
     events = session.receive(
         packet(p.Features(0, 3, 2, logs.tobytes()))
-        + packet(p.DeviceLabel(400, 3, -1, 0.5))
+        + packet(p.DeviceLabel(400, 3, -1, 0.5, b""))
+        + packet(p.DeviceLabel(800, 3, 1, 4.5, "Tür".encode()))
+        + packet(p.Scores(800, 3, np.array([0.5, 4.5], dtype="<f4").tobytes()))
+        + packet(p.HeadState(3, 2, 0, 1, 4, 9))
         + packet(p.Log("wärmer".encode())),
         0.0,
     )
     assert isinstance(events[0], Frames) and events[0].powers.tolist() == [[0.5, 1.0, 2.0], [0.0, 1.0, 1.0]]
-    assert events[1:] == [Heard(400, 3, None, 0.5), Said("wärmer")]
+    assert events[1:3] == [Heard(400, 3, None, 0.5), Heard(800, 3, 1, 4.5, "Tür")]
+    assert isinstance(events[3], Scored) and events[3].scores.tolist() == [0.5, 4.5]
+    assert events[4:] == [Banks(3, 2, 1, 4, 9), Said("wärmer")]
 
 
 # ---- control --------------------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ void sk_device_receive(sk_device *d, uint8_t byte)
         sk_mel_reset(&d->mel);
 }
 
-void sk_device_hear(sk_device *d, const int16_t *pcm, uint32_t n)
+void sk_device_hear(sk_device *d, const int16_t *pcm, uint32_t n, uint32_t waiting)
 {
     if (d->mels && d->link.format == SK_FORMAT_LOG_MEL)
         send_frames(d, pcm, n);
@@ -82,7 +82,10 @@ void sk_device_hear(sk_device *d, const int16_t *pcm, uint32_t n)
         pcm += taken;
         n -= taken;
         if (d->n_window == SK_MODEL_WINDOW) {
-            judge(d, d->link.sample - n);
+            if (waiting < SK_MODEL_HOP)
+                judge(d, d->link.sample - n);
+            else
+                d->link.n_passed_over++;
             d->n_window = SK_MODEL_WINDOW - SK_MODEL_HOP;
             memmove(d->window, d->window + SK_MODEL_HOP, d->n_window * sizeof *pcm);
         }

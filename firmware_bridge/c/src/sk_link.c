@@ -72,6 +72,7 @@ static void tell_status(sk_link *l) {
     sk_put32(p + SK_STATUS_N_REFUSED, l->n_refused);
     sk_put32(p + SK_STATUS_N_UNSENT, l->n_unsent);
     sk_put32(p + SK_STATUS_N_WINDOWS, l->n_windows);
+    sk_put32(p + SK_STATUS_N_PASSED_OVER, l->n_passed_over);
     sk_put32(p + SK_STATUS_STACK_FREE, l->stack_free);
     sk_put32(p + SK_STATUS_UPTIME_MS, l->uptime_ms);
     answer(l, SK_STATUS, p, sizeof p, NULL, 0u);
@@ -278,11 +279,12 @@ void sk_link_frames(sk_link *l, uint32_t sample, const int16_t *logs, uint8_t n_
 
 void sk_link_label(sk_link *l, uint32_t sample, int16_t index, float score) {
     uint8_t p[SK_DEVICE_LABEL_FIXED];
+    const char *name = l->head && index >= 0 ? sk_head_name(l->head, (uint8_t)index) : "";
     sk_put32(p + SK_DEVICE_LABEL_SAMPLE, sample);
     sk_put32(p + SK_DEVICE_LABEL_HEAD_VERSION, l->head ? sk_head_version(l->head) : 0u);
     sk_put16(p + SK_DEVICE_LABEL_INDEX, (uint16_t)index);
     sk_putf(p + SK_DEVICE_LABEL_SCORE, score);
-    answer(l, SK_DEVICE_LABEL, p, sizeof p, NULL, 0u);
+    answer(l, SK_DEVICE_LABEL, p, sizeof p, (const uint8_t *)name, length_of(name, SK_HEAD_NAME_BYTES));
 }
 
 void sk_link_scores(sk_link *l, uint32_t sample, const float *scores, uint8_t n) {

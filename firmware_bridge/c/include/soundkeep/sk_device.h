@@ -4,7 +4,7 @@
  *     sk_device_init(&device, &about, memory, sizeof memory, window, out, sizeof out);
  *     for (;;) {
  *         while (next byte of the line) sk_device_receive(&device, byte);
- *         if (a block is there) sk_device_hear(&device, block, n);
+ *         if (a block is there) sk_device_hear(&device, block, n, samples behind it);
  *         send what is in device.link.out
  *     }
  */
@@ -35,8 +35,10 @@ int sk_device_init(sk_device *device, const sk_about *about, void *memory, size_
 void sk_device_receive(sk_device *device, uint8_t byte);
 
 /* n samples from the microphone, at most SK_MAX_BLOCK: sent, if a host asked; each window that they complete is judged,
- * which takes the time of sk_classify. */
-void sk_device_hear(sk_device *device, const int16_t *pcm, uint32_t n);
+ * which takes the time of sk_classify. waiting: samples that the microphone has ready behind these. With a hop or more of
+ * them the window is passed over instead: a processor that is too slow for every window judges as many as it can, and no
+ * sound is lost. */
+void sk_device_hear(sk_device *device, const int16_t *pcm, uint32_t n, uint32_t waiting);
 
 /* n samples were lost: the counter goes on, and no window spans them. */
 void sk_device_lost(sk_device *device, uint32_t n);

@@ -46,7 +46,7 @@ typedef struct sk_link {
     uint32_t sample;     /* counter of the next sample */
     uint32_t host;       /* the host's number of this opening */
     /* Counters of Status; the port adds to n_overruns, stack_free and uptime_ms. */
-    uint32_t n_overruns, n_dropped, n_unknown, n_copies, n_refused, n_unsent, n_windows, stack_free, uptime_ms;
+    uint32_t n_overruns, n_dropped, n_unknown, n_copies, n_refused, n_unsent, n_windows, n_passed_over, stack_free, uptime_ms;
     uint16_t seq;
     uint8_t format;      /* 0: nobody listens */
     uint8_t greeted;     /* whether a host has said anything */

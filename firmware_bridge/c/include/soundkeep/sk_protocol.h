@@ -96,9 +96,10 @@
 #define SK_STATUS_N_REFUSED 28u /* uint32_t */
 #define SK_STATUS_N_UNSENT 32u /* uint32_t */
 #define SK_STATUS_N_WINDOWS 36u /* uint32_t */
-#define SK_STATUS_STACK_FREE 40u /* uint32_t */
-#define SK_STATUS_UPTIME_MS 44u /* uint32_t */
-#define SK_STATUS_FIXED 48u
+#define SK_STATUS_N_PASSED_OVER 40u /* uint32_t */
+#define SK_STATUS_STACK_FREE 44u /* uint32_t */
+#define SK_STATUS_UPTIME_MS 48u /* uint32_t */
+#define SK_STATUS_FIXED 52u
 
 #define SK_HOST_LABEL 13u
 #define SK_HOST_LABEL_SESSION 0u /* uint32_t */

@@ -29,6 +29,9 @@ uint32_t board_overruns(void);
  * listening: whether sound is sent; where the line sets the pace, the recording stands still until then. */
 const int16_t *board_block(int listening, uint32_t *lost);
 
+/* Samples that the microphone has ready behind that block. */
+uint32_t board_waiting(void);
+
 /* A number that is another one at each start. */
 uint32_t board_number(void);
 

@@ -41,7 +41,7 @@ int main(void)
         if (lost != 0u)
             sk_device_lost(d, lost);
         if (block != NULL)
-            sk_device_hear(d, block, BOARD_BLOCK);
+            sk_device_hear(d, block, BOARD_BLOCK, board_waiting());
         if (board_ms() - told >= 1000u) {
             told = board_ms();
             d->link.stack_free = board_stack_free();

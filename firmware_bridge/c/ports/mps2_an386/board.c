@@ -7,7 +7,7 @@
 #define MAGIC 0x56574B53u
 #define CLOCK_HZ 25000000u
 #define FRESH 0xA5A5A5A5u
-#define MIC_BLOCKS 25u  /* half a second that a microphone's own buffer would hold */
+#define MIC_BLOCKS 40u   /* 0.8 s that a microphone's own buffer would hold */
 #define EASY_BYTES 1536u /* of the ring that must be free before the next block, where the line sets the pace */
 
 #define REGISTER(address) (*(volatile uint32_t *)(address))
@@ -117,6 +117,13 @@ const int16_t *board_block(int listening, uint32_t *lost)
     }
     board.place += BOARD_BLOCK;
     return sound + board.place - BOARD_BLOCK;
+}
+
+uint32_t board_waiting(void)
+{
+    const uint32_t pace = REGISTER(SOUND) == MAGIC ? REGISTER(SOUND + 8u) : 20000u;
+    const int32_t late = (int32_t)(microseconds() - board.due_us);
+    return pace == 0u || late < 0 ? 0u : ((uint32_t)late / pace + 1u) * BOARD_BLOCK;
 }
 
 void board_start(sk_ring *out)

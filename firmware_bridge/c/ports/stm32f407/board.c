@@ -3,7 +3,7 @@
 #include "board.h"
 
 #define BAUD 921600u
-#define MIC_BLOCKS 16u /* a third of a second, for the time that a window takes to be judged */
+#define MIC_BLOCKS 36u /* 0.7 s, for the time that a window takes to be judged */
 #define GAIN_SHIFT 2u  /* an INMP441 gives -26 dBFS at 94 dB: four times louder suits int16 */
 #define PATIENCE 100000u
 #define FRESH 0xA5A5A5A5u
@@ -196,6 +196,8 @@ const int16_t *board_block(int listening, uint32_t *lost)
     }
     return board.blocks[board.n_taken++ % MIC_BLOCKS];
 }
+
+uint32_t board_waiting(void) { return (board.n_filled - board.n_taken) * BOARD_BLOCK; }
 
 static void on_tick(void) { board.ms++; }
 
