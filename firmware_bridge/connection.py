@@ -21,7 +21,7 @@ from firmware_bridge.address import Address
 from firmware_bridge.control import Outcome
 from firmware_bridge.dialling import Backoff
 from firmware_bridge.errors import LinkError, LinkLostError
-from firmware_bridge.link_events import Device, Event, Greeted, LinkHealth, Lost
+from firmware_bridge.link_events import Device, Event, Greeted, Lesson, LinkHealth, Lost
 from firmware_bridge.session import Expected, HostSession
 from firmware_bridge.transports import Transport, dialled
 
@@ -30,6 +30,7 @@ SILENT_SECONDS = 3.0
 STEP_SECONDS = 0.02
 MAX_EVENTS = 512
 COMMAND_SECONDS = 10.0
+MAX_LESSONS = 256
 
 
 class Connection:
@@ -67,6 +68,8 @@ class Connection:
         self._transport: Transport | None = None
         self._dropped = 0
         self._before = LinkHealth()
+        self.lessons: queue.SimpleQueue[Lesson] = queue.SimpleQueue()
+        """What was taught to the device itself; whoever keeps its head takes it out."""
         self._thread = threading.Thread(target=self._run, name="soundkeep-link", daemon=True)
 
     # ---- from any thread --------------------------------------------------------------------------------------------
@@ -239,6 +242,10 @@ class Connection:
             answer = self._answers.pop(event.ticket, None)
             if answer is not None:
                 answer.set_result(event)
+            return
+        if isinstance(event, Lesson):
+            if self.lessons.qsize() < MAX_LESSONS:
+                self.lessons.put(event)
             return
         self._put(event)
 

@@ -131,7 +131,7 @@ def _encoded(
             _CLASS.pack(
                 *(head.offset[i], OWN_SHARE * head.own_z[i], decision.threshold_for(label), head.gain[i]),
                 *(head.bias[i], ON_BACKGROUND * (count - len(says)), np.log(max(count, 1))),
-                *(sum(1 << j for j in says), _name(label)),
+                *(sum(1 << j for j in says), short_name(label)),
             ),
         ]
     for k in kept:
@@ -141,7 +141,7 @@ def _encoded(
     return DeviceHead(version, labels, dim, len(kept), left_out, ear, b"".join(pieces))
 
 
-def _name(label: str) -> bytes:
+def short_name(label: str) -> bytes:
     """A label as the device keeps it: UTF-8, cut between characters, a zero byte at its end at least."""
     return label.encode("utf-8")[: NAME_BYTES - 1].decode("utf-8", "ignore").encode("utf-8")
 

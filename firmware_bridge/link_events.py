@@ -88,6 +88,18 @@ class Banks:
     n_flips: int
 
 
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """A window that was taught to the device itself. index: of the class in its head of that version; None: of none of
+    them. name: of the class, cut to 23 bytes. grid: (dim,) int16."""
+
+    sample: int
+    head_version: int
+    index: int | None
+    name: str
+    grid: NDArray[np.int16]
+
+
 @dataclass(frozen=True)
 class Counted:
     """The device's own counters, by name."""
@@ -128,4 +140,4 @@ class LinkHealth:
     device: dict[str, int] = field(default_factory=dict)
 
 
-Event: TypeAlias = Greeted | Sound | Frames | Heard | Scored | Banks | Counted | Said | Lost | Outcome
+Event: TypeAlias = Greeted | Sound | Frames | Heard | Scored | Banks | Lesson | Counted | Said | Lost | Outcome

@@ -283,7 +283,9 @@ class HeadCommit(Message):
 
 @dataclass(frozen=True)
 class Teach(Message):
-    """Learn the next window as an example of that class, on the device itself."""
+    """Learn the next window as an example of that class of the head in use, on the device itself. index 255: of
+    none of them.
+    """
 
     TYPE: ClassVar[int] = 20
     FIXED: ClassVar[str] = "<IB"
@@ -294,15 +296,18 @@ class Teach(Message):
 
 @dataclass(frozen=True)
 class Example(Message):
-    """An embedding that was learnt on the device, int16 on the grid: the host learns it too, and its result
-    counts.
+    """A window that was learnt on the device; sent when it is learnt, and again to each host that opens the link:
+    the last 16. index, head_version: of which class of which head. data: n_name bytes of the class's name, then
+    the embedding, int16 on the grid.
     """
 
     TYPE: ClassVar[int] = 21
-    FIXED: ClassVar[str] = "<IB"
+    FIXED: ClassVar[str] = "<IIBB"
 
     sample: int
+    head_version: int
     index: int
+    n_name: int
     data: bytes
 
 

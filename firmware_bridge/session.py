@@ -28,6 +28,7 @@ from firmware_bridge.link_events import (
     Frames,
     Greeted,
     Heard,
+    Lesson,
     LinkHealth,
     Said,
     Scored,
@@ -40,6 +41,7 @@ from firmware_bridge.timing import ClockLine
 HELLO_S = 0.5
 STREAM_S = 1.0
 TIME_S = 1.0
+NO_CLASS = 255
 FORMATS = {"pcm16": p.PCM16, "adpcm": p.ADPCM, "log_mel": p.LOG_MEL}
 
 
@@ -222,6 +224,8 @@ class HostSession:
             return [Heard(self._unwrapped(label.sample), label.head_version, index, label.score, name)]
         if packet.type == p.Scores.TYPE:
             return [self._scored(p.Scores.decode(packet.payload))]
+        if packet.type == p.Example.TYPE:
+            return [self._lesson(p.Example.decode(packet.payload))]
         if packet.type == p.HeadState.TYPE:
             state = p.HeadState.decode(packet.payload)
             return [Banks(state.version, state.n_classes, state.state, state.next_version, state.n_flips)]
@@ -274,6 +278,16 @@ class HostSession:
     def _sound(self, counter: int, samples: NDArray[np.int16], now: float) -> list[Event]:
         start = self._placed(counter, len(samples), now)
         return [] if start is None else [Sound(start, samples, now)]
+
+    def _lesson(self, message: p.Example) -> Lesson:
+        name, data = message.data[: message.n_name], message.data[message.n_name :]
+        if len(name) < message.n_name or len(data) % 2 or not data:
+            raise ValueError("half an example")
+        index = None if message.index == NO_CLASS else message.index
+        grid = np.frombuffer(data, dtype="<i2").astype(np.int16)
+        return Lesson(
+            self._unwrapped(message.sample), message.head_version, index, name.decode("utf-8", "replace"), grid
+        )
 
     def _scored(self, message: p.Scores) -> Scored:
         if len(message.data) % 4:

@@ -121,16 +121,26 @@ class Firmware:
         )
 
 
-def link(out: Path, objects: Sequence[Path], include: Path, defines: Sequence[str], stack: str = "64K") -> None:
-    """Make ``out`` of objects and of the program that runs windows (firmware_bridge/c/measure). include: where its
-    headers are. stack: room for it, in the linker's words. Raises BundleError."""
+def link(
+    out: Path,
+    objects: Sequence[Path],
+    include: Path,
+    defines: Sequence[str],
+    stack: str = "64K",
+    *,
+    program: str = "main.c",
+) -> None:
+    """Make ``out`` of objects and of a program of firmware_bridge/c/measure, the one that runs windows unless said.
+
+    include: where its headers are. stack: room for it, in the linker's words. Raises BundleError.
+    """
     with as_file(files("firmware_bridge") / "c" / "measure") as own, tempfile.TemporaryDirectory() as scratch:
         script = Path(scratch) / "link.ld"
         script.write_text((own / "link.ld").read_text(encoding="ascii").replace("64K", stack), encoding="ascii")
         call(
             [
                 *(CC, "-std=gnu99", *BUILD, "-ffp-contract=off", "-nostartfiles", "--specs=nano.specs"),
-                *(*defines, f"-I{include}", f"-T{script}", "-Wl,--gc-sections", str(own / "main.c")),
+                *(*defines, f"-I{include}", f"-T{script}", "-Wl,--gc-sections", str(own / program)),
                 *(*map(str, objects), "-lm", "-o", str(out)),
             ]
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import wave
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from edge.bundle import Bundle
     from edge.commands.listening import Input
     from edge.decision import Event
+    from edge.records import Record
     from firmware_bridge.connection import Connection
     from firmware_bridge.head_keeper import HeadKeeper
 
@@ -71,10 +73,17 @@ def listen(
 
 
 def _kept_head(bench: Workbench, link: Connection) -> HeadKeeper:
+    from edge.memory_file import encode_memory
     from firmware_bridge.head_keeper import HeadKeeper
 
     bundle = bench.bundle()
-    return HeadKeeper(link, lambda: bench.reading(bundle), bench.decision_settings(bundle), tell=bench.tell)
+
+    def learn(records: Sequence[Record]) -> None:
+        with bench.writing(bundle) as desk:
+            desk.import_memory(encode_memory(bundle.space, records))
+
+    decision = bench.decision_settings(bundle)
+    return HeadKeeper(link, lambda: bench.reading(bundle), decision, learn=learn, tell=bench.tell)
 
 
 class LabelSink:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +196,41 @@ def test_heads_that_do_not_fit_are_refused_and_change_nothing(tmp_path: Path) ->
             line.send(p.HeadQuery())
             state = line.wait(p.HeadState)
             assert (state.version, state.n_flips) == (5, 1)
+
+
+def test_a_board_is_taught_by_itself_until_a_host_has_the_last_word(tmp_path: Path) -> None:
+    """Windows of a rustle, taught to the board as a hum, are a hum there and then; the host's next head undoes that."""
+    made = device_head(taught(learner(tmp_path), "bell", "hum"), DECISION, version=4)
+    hum, sound = made.labels.index("hum"), np.tile(SOUNDS["rustle"], 100)
+    with running_board(firmware(written().path, "-DTEACH"), sound, speed=1.0, number=77) as address:
+        with Connection(parse_address(address)) as link:
+            send_head(link, made)
+        with Line(address) as line:
+            line.send(p.HostHello(p.PROTOCOL_VERSION, 11))
+            assert line.wait(p.DeviceHello).abilities == p.CAN_HEAD | p.CAN_TEACH
+            line.wait(p.Scores)
+            line.send(p.Teach(77, 2), p.Teach(77, hum), seq=1)
+            assert [line.wait(p.Ack).status for _ in range(2)] == [p.STATUS_TOO_LARGE, p.STATUS_DONE]
+            example = line.wait(p.Example)
+            label = line.wait(p.DeviceLabel)
+            assert (label.index, label.name, label.head_version) == (hum, b"hum", 4) and label.score >= 0.5
+        window = sound[example.sample - WINDOW : example.sample]
+        grid = written().build("int8").embed_pcm(window[None])[1][0]
+        assert (example.head_version, example.index, example.n_name) == (4, hum, 3)
+        assert example.data == b"hum" + grid.astype("<i2").tobytes()
+        with Line(address) as line:
+            line.send(p.HostHello(p.PROTOCOL_VERSION, 12))
+            assert line.wait(p.Example) == example, "another host is told, too"
+        with Connection(parse_address(address)) as link:
+            send_head(link, replace(made, version=5, data=made.data[:4] + (5).to_bytes(4, "little") + made.data[8:]))
+            while next(e for e in link.events() if isinstance(e, Scored)).head_version < 5:
+                pass
+            heard = [e for e in hear(link, 1.5) if isinstance(e, Heard)]
+            assert all(e.index is None for e in heard), "what the host does not know is unknown again"
+
+
+def test_without_memory_for_it_a_board_is_not_taught(tmp_path: Path) -> None:
+    with running_board(firmware(written().path), SOUNDS["bell"], number=77) as address, Line(address) as line:
+        line.send(p.HostHello(p.PROTOCOL_VERSION, 11), p.Teach(77, 0))
+        assert line.wait(p.DeviceHello).abilities == p.CAN_HEAD
+        assert line.wait(p.Ack).status == p.STATUS_UNSUPPORTED

@@ -21,8 +21,11 @@ int sk_device_init(sk_device *d, const sk_about *about, void *memory, size_t n_m
     d->window = window;
     d->n_window = 0u;
     d->last = -1;
+    d->lessons = NULL;
     return SK_OK;
 }
+
+static uint8_t teach(void *user, uint8_t index);
 
 static int is_silent(const int16_t *pcm)
 {
@@ -33,19 +36,120 @@ static int is_silent(const int16_t *pcm)
     return 1;
 }
 
-/* sample: counter behind the window's last one. A label goes out with every window that is a taught sound, and with the first one that is none any more. */
+int sk_device_lets_teach(sk_device *d, sk_lessons *lessons, float *storage, uint32_t n, int16_t *grids,
+                         uint8_t n_classes, float ridge)
+{
+    memset(lessons, 0, sizeof *lessons);
+    if (sk_update_init(&lessons->update, storage, n, SK_MODEL_DIM, n_classes, ridge) != 0)
+        return -1;
+    lessons->grids = grids;
+    lessons->n_flips = d->ctx.head.n_flips;
+    d->lessons = lessons;
+    d->link.teach = teach;
+    d->link.user = d;
+    return 0;
+}
+
+static uint8_t teach(void *user, uint8_t index) { return sk_device_teach(user, index); }
+
+uint8_t sk_device_teach(sk_device *d, uint8_t index)
+{
+    const uint8_t n = sk_head_n_classes(&d->ctx.head);
+    if (d->lessons == NULL)
+        return SK_STATUS_UNSUPPORTED;
+    if (index != SK_UPDATE_NONE && (index >= d->lessons->update.n_classes || (n != 0u && index >= n)))
+        return SK_STATUS_TOO_LARGE;
+    d->lessons->asked = 1u;
+    d->lessons->index = index;
+    return SK_STATUS_DONE;
+}
+
+/* What a host was not told yet; sent as far as there is room. */
+static void tell_lessons(sk_device *d)
+{
+    sk_lessons *l = d->lessons;
+    if (l->n - l->told > SK_DEVICE_LESSONS)
+        l->told = l->n - SK_DEVICE_LESSONS;
+    while (l->told != l->n) {
+        const uint32_t place = l->told % SK_DEVICE_LESSONS;
+        if (sk_ring_free(&d->link.out) < SK_MAX_PACKET ||
+            !sk_link_example(&d->link, l->samples[place], l->versions[place], l->classes[place], l->names[place],
+                             l->grids + place * l->update.dim, l->update.dim))
+            return;
+        l->told++;
+    }
+}
+
+static size_t name_bytes(const char *name)
+{
+    size_t n = 0u;
+    while (n < SK_HEAD_NAME_BYTES - 1u && name[n] != '\0')
+        n++;
+    return n + 1u;
+}
+
+/* Learns the window if that was asked for, and lets what was learnt here speak where the head knows nothing. index: what
+ * the head says. Returns what the device says. */
+static int16_t by_lessons(sk_device *d, uint32_t sample, int16_t index, float *score)
+{
+    sk_lessons *l = d->lessons;
+    const uint32_t dim = l->update.dim;
+    uint32_t i, best = 0u;
+    if (!l->asked && l->update.n_learnt == 0u)
+        return index;
+    sk_to_grid(sk_embedding(&d->ctx), dim, SK_MODEL_GRID, l->grid);
+    for (i = 0u; i < dim; i++)
+        l->x[i] = (float)l->grid[i] / SK_MODEL_GRID;
+    if (l->asked && sk_update_learn(&l->update, l->x, l->index) == 0) {
+        const uint32_t place = l->n % SK_DEVICE_LESSONS;
+        memcpy(l->grids + place * dim, l->grid, dim * sizeof *l->grid);
+        l->samples[place] = sample;
+        l->versions[place] = sk_head_version(&d->ctx.head);
+        l->classes[place] = l->index;
+        memcpy(l->names[place], sk_head_name(&d->ctx.head, l->index), name_bytes(sk_head_name(&d->ctx.head, l->index)));
+        l->n++;
+    }
+    l->asked = 0u;
+    sk_update_scores(&l->update, l->x, l->scores);
+    for (i = 1u; i < l->update.n_classes; i++)
+        if (l->scores[i] > l->scores[best])
+            best = i;
+    if (index >= 0 || l->scores[best] < SK_DEVICE_LEAST)
+        return index;
+    *score = l->scores[best];
+    return (int16_t)best;
+}
+
+/* sample: counter behind the window's last one. A label goes out with every window that is a taught sound, and with the
+ * first one that is none any more. */
 static void judge(sk_device *d, uint32_t sample)
 {
-    const uint8_t n = is_silent(d->window) ? (uint8_t)0 : sk_classify(&d->ctx, d->window, d->scores);
-    const int16_t index = n != 0u ? sk_head_decide(&d->ctx.head, d->scores) : (int16_t)-1;
-    if (n == 0u)
+    const uint8_t silent = (uint8_t)is_silent(d->window);
+    uint8_t n = 0u;
+    int16_t index = -1;
+    float score = 0.0f;
+    if (silent)
         (void)sk_head_flip(&d->ctx.head); /* silence is a window's boundary too */
+    else
+        n = sk_classify(&d->ctx, d->window, d->scores);
     d->link.n_windows++;
-    if (n != 0u && d->link.greeted)
-        sk_link_scores(&d->link, sample, d->scores, n);
+    if (d->lessons != NULL && d->ctx.head.n_flips != d->lessons->n_flips) { /* a host's word is the last one */
+        sk_update_reset(&d->lessons->update);
+        d->lessons->n_flips = d->ctx.head.n_flips;
+    }
+    if (n != 0u) {
+        index = sk_head_decide(&d->ctx.head, d->scores);
+        score = index >= 0 ? d->scores[index] : 0.0f;
+        if (d->link.greeted)
+            sk_link_scores(&d->link, sample, d->scores, n);
+    }
+    if (d->lessons != NULL && !silent)
+        index = by_lessons(d, sample, index, &score);
     if (index >= 0 || d->last >= 0)
-        sk_link_label(&d->link, sample, index, index >= 0 ? d->scores[index] : 0.0f);
+        sk_link_label(&d->link, sample, index, score);
     d->last = index;
+    if (d->lessons != NULL && d->link.greeted)
+        tell_lessons(d);
 }
 
 static void send_frames(sk_device *d, const int16_t *pcm, uint32_t n)
@@ -65,7 +169,10 @@ static void send_frames(sk_device *d, const int16_t *pcm, uint32_t n)
 void sk_device_receive(sk_device *d, uint8_t byte)
 {
     const uint8_t before = d->link.format;
+    const uint32_t host = d->link.host;
     sk_link_receive(&d->link, byte);
+    if (d->lessons != NULL && d->link.host != host)
+        d->lessons->told = 0u;
     if (d->link.format != before && d->mels)
         sk_mel_reset(&d->mel);
 }

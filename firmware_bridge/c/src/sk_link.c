@@ -294,11 +294,19 @@ void sk_link_scores(sk_link *l, uint32_t sample, const float *scores, uint8_t n)
     answer(l, SK_SCORES, p, sizeof p, (const uint8_t *)(const void *)scores, 4u * n);
 }
 
-void sk_link_example(sk_link *l, uint32_t sample, uint8_t index, const int16_t *grid, uint16_t dim) {
-    uint8_t p[SK_EXAMPLE_FIXED];
+int sk_link_example(sk_link *l, uint32_t sample, uint32_t version, uint8_t index, const char *name,
+                    const int16_t *grid, uint16_t dim) {
+    uint8_t p[SK_EXAMPLE_FIXED + SK_HEAD_NAME_BYTES];
+    const uint32_t n_name = length_of(name, SK_HEAD_NAME_BYTES);
     sk_put32(p + SK_EXAMPLE_SAMPLE, sample);
+    sk_put32(p + SK_EXAMPLE_HEAD_VERSION, version);
     p[SK_EXAMPLE_INDEX] = index;
-    answer(l, SK_EXAMPLE, p, sizeof p, (const uint8_t *)(const void *)grid, 2u * dim);
+    p[SK_EXAMPLE_N_NAME] = (uint8_t)n_name;
+    memcpy(p + SK_EXAMPLE_FIXED, name, n_name);
+    if (send(l, SK_EXAMPLE, p, SK_EXAMPLE_FIXED + n_name, (const uint8_t *)(const void *)grid, 2u * dim, 0u))
+        return 1;
+    l->n_unsent++;
+    return 0;
 }
 
 void sk_link_log(sk_link *l, const char *text) {

@@ -14,6 +14,27 @@
 #include "soundkeep/sk.h"
 #include "soundkeep/sk_link.h"
 #include "soundkeep/sk_mel.h"
+#include "soundkeep/sk_update.h"
+
+#define SK_DEVICE_LESSONS 16u /* windows taught here that are kept for a host: the last ones */
+#define SK_DEVICE_LEAST 0.5f  /* score of sk_update from which a window is a class that was learnt here */
+
+/* Windows that were taught to the device itself, for whom that is wanted. A host learns them too; its next head takes the
+ * place of what was learnt here. */
+typedef struct sk_lessons {
+    sk_update update;
+    int16_t *grids;      /* SK_DEVICE_LESSONS of them, the last ones */
+    uint32_t samples[SK_DEVICE_LESSONS], versions[SK_DEVICE_LESSONS]; /* of the window, and of the head it was taught to */
+    char names[SK_DEVICE_LESSONS][SK_HEAD_NAME_BYTES];
+    uint8_t classes[SK_DEVICE_LESSONS];
+    uint32_t n, told;    /* taught since the start; told to the host that is there */
+    uint32_t n_flips;    /* of the head, when it was looked at last */
+    uint8_t asked;       /* whether the next window is to be learnt */
+    uint8_t index;       /* as what */
+    float scores[SK_UPDATE_MAX_CLASSES];
+    float x[SK_UPDATE_MAX_DIM];
+    int16_t grid[SK_UPDATE_MAX_DIM];
+} sk_lessons;
 
 typedef struct sk_device {
     sk_ctx ctx;
@@ -25,12 +46,23 @@ typedef struct sk_device {
     uint8_t mels;         /* whether the front end is small enough for sk_mel */
     int16_t logs[SK_MEL_MAX_BANDS];
     float scores[SK_HEAD_MAX_CLASSES];
+    sk_lessons *lessons;  /* NULL: it cannot be taught by itself */
 } sk_device;
 
 /* about: its ear and front_end are filled in here. memory: see SK_MEMORY. window: SK_MODEL_WINDOW samples. out: see
  * sk_link_init. Returns what sk_init does. */
 int sk_device_init(sk_device *device, const sk_about *about, void *memory, size_t n_memory, int16_t *window,
                    uint8_t *out, uint32_t n_out);
+
+/* From now on the device may be taught by itself (the message Teach, or sk_device_teach). lessons, storage, grids: memory
+ * for that, see SK_UPDATE_STORAGE (n numbers) and SK_DEVICE_LESSONS * SK_MODEL_DIM. ridge: windows. Returns 0, or -1 for an
+ * ear with more than SK_UPDATE_MAX_DIM numbers, or too little memory. */
+int sk_device_lets_teach(sk_device *device, sk_lessons *lessons, float *storage, uint32_t n, int16_t *grids,
+                         uint8_t n_classes, float ridge);
+
+/* Learn the next window as class index of the head in use, SK_UPDATE_NONE: as none of them. Without a head, index is any
+ * that sk_device_lets_teach has room for. Returns a SK_STATUS_... */
+uint8_t sk_device_teach(sk_device *device, uint8_t index);
 
 void sk_device_receive(sk_device *device, uint8_t byte);
 

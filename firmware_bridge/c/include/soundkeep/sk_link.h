@@ -79,8 +79,10 @@ void sk_link_hello(sk_link *link);
 void sk_link_label(sk_link *link, uint32_t sample, int16_t index, float score);
 void sk_link_scores(sk_link *link, uint32_t sample, const float *scores, uint8_t n);
 
-/* An embedding that was learnt here as class index, dim numbers on the grid, of the window that ends at sample. */
-void sk_link_example(sk_link *link, uint32_t sample, uint8_t index, const int16_t *grid, uint16_t dim);
+/* An embedding that was learnt here, dim numbers on the grid, of the window that ended at sample: as class index, called
+ * name, of the head of that version. Returns 1, or 0 when it found no room. */
+int sk_link_example(sk_link *link, uint32_t sample, uint32_t version, uint8_t index, const char *name,
+                    const int16_t *grid, uint16_t dim);
 
 /* A sentence for people. */
 void sk_link_log(sk_link *link, const char *text);

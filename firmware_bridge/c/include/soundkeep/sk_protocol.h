@@ -149,8 +149,10 @@
 
 #define SK_EXAMPLE 21u
 #define SK_EXAMPLE_SAMPLE 0u /* uint32_t */
-#define SK_EXAMPLE_INDEX 4u /* uint8_t */
-#define SK_EXAMPLE_FIXED 5u
+#define SK_EXAMPLE_HEAD_VERSION 4u /* uint32_t */
+#define SK_EXAMPLE_INDEX 8u /* uint8_t */
+#define SK_EXAMPLE_N_NAME 9u /* uint8_t */
+#define SK_EXAMPLE_FIXED 10u
 
 #define SK_LOG 22u
 #define SK_LOG_FIXED 0u

@@ -11,6 +11,15 @@
 #define APART /* where a board has a second memory: the section for what no DMA touches */
 #endif
 
+#ifdef TEACH /* it may be taught without a host, which takes a quarter of dim^2 numbers and some more */
+#define CLASSES 12u
+static struct {
+    sk_lessons lessons;
+    float storage[SK_UPDATE_STORAGE(SK_MODEL_DIM, CLASSES)];
+    int16_t grids[SK_DEVICE_LESSONS * SK_MODEL_DIM];
+} taught;
+#endif
+
 static struct {
     sk_device device;
     uint64_t memory[(SK_MEMORY(SK_MODEL_ARENA, SK_MODEL_DIM, BANK_BYTES) + 7u) / 8u];
@@ -30,6 +39,11 @@ int main(void)
     uint8_t byte;
     if (sk_device_init(d, &me, state.memory, sizeof state.memory, apart.window, apart.out, sizeof apart.out) != SK_OK)
         return 1;
+#ifdef TEACH
+    if (sk_device_lets_teach(d, &taught.lessons, taught.storage, sizeof taught.storage / sizeof *taught.storage,
+                             taught.grids, CLASSES, 1.0f) != 0)
+        return 1;
+#endif
     board_start(&d->link.out);
     sk_link_hello(&d->link);
     for (;;) {
