@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
-import subprocess
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +14,7 @@ from firmware_bridge import protocol as p
 from firmware_bridge.adpcm import decode_block
 from firmware_bridge.message import Message
 from firmware_bridge.packet import Decoder, Packet, encode_packet
-from tests.conftest import REPOSITORY
+from tests.firmware_bridge.c_library import built
 
 SESSION = 0x1234_5678
 SHIM = """
@@ -77,20 +73,11 @@ uint32_t counted(const device *d, int which)
 N_DROPPED, N_UNSENT, N_REFUSED, N_COPIES, N_UNKNOWN, N_LABELS, SAMPLE = range(7)
 
 
-@functools.lru_cache(maxsize=1)
 def library() -> Any:
-    folder = Path(tempfile.mkdtemp())
-    (folder / "shim.c").write_text(SHIM)
-    c = REPOSITORY / "firmware_bridge" / "c"
-    sources = [str(c / "src" / f"sk_{name}.c") for name in ("link", "head", "math", "packet", "adpcm")]
-    flags = ["-std=c99", "-O2", "-ffp-contract=off", "-shared", "-fPIC", f"-I{c / 'include'}"]
-    subprocess.run(["cc", *flags, *sources, str(folder / "shim.c"), "-o", str(folder / "link.so")], check=True)
-    loaded = ctypes.CDLL(str(folder / "link.so"))
+    loaded = built(SHIM)
     loaded.opened.restype = ctypes.c_void_p
     for name in ("taken", "counted"):
         getattr(loaded, name).restype = ctypes.c_uint32
-    for name in ("closed", "received", "heard", "taken", "counted", "placed"):
-        getattr(loaded, name).argtypes = None
     return loaded
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import struct
-import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +18,10 @@ from edge.space import EmbeddingSpace, FeatureSpace
 from edge.statistics import SufficientStatistics
 from export.c.emulated import BUILD, CC, QEMU, WINDOWS_AT, call, emulator, link
 from export.c.host import FLAGS
-from tests.conftest import REPOSITORY
+from tests.firmware_bridge.c_library import C, built
 
 Array = NDArray[np.float64]
 NONE = 255
-C = REPOSITORY / "firmware_bridge" / "c"
 SHIM = """
 #include "soundkeep/sk_update.h"
 uint32_t size_of_update(void);
@@ -39,14 +35,8 @@ const float *weights_of(sk_update *u, const float *x, float *scores)
 """
 
 
-@functools.lru_cache(maxsize=1)
 def library() -> Any:
-    folder = Path(tempfile.mkdtemp())
-    (folder / "shim.c").write_text(SHIM)
-    flags = ["-std=c99", "-O2", "-ffp-contract=off", "-shared", "-fPIC", f"-I{C / 'include'}"]
-    sources = [str(C / "src" / "sk_update.c"), str(C / "src" / "sk_math.c"), str(folder / "shim.c")]
-    subprocess.run(["cc", *flags, *sources, "-o", str(folder / "update.so")], check=True)
-    loaded = ctypes.CDLL(str(folder / "update.so"))
+    loaded = built(SHIM)
     loaded.weights_of.restype = ctypes.POINTER(ctypes.c_float)
     return loaded
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,9 +29,9 @@ from firmware_bridge import heads
 from firmware_bridge import protocol as p
 from firmware_bridge.errors import LinkError
 from firmware_bridge.heads import DeviceHead, device_head, head_bytes
-from tests.conftest import REPOSITORY
 from tests.edge.examples import origins, teach
 from tests.export.c.written import small_bundle
+from tests.firmware_bridge.c_library import built
 
 DIM = 24
 SPACE = EmbeddingSpace("ab" * 32, sample_rate=16000, window_length=16000, hop_length=4000, dim=DIM)
@@ -40,20 +39,16 @@ FEATURES = FeatureSpace(SPACE)
 ROOM = 65_536
 
 
-@functools.lru_cache(maxsize=1)
+SHIM = """
+#include "soundkeep/sk_head.h"
+uint32_t size_of_head(void);
+uint32_t size_of_head(void) { return (uint32_t)sizeof(sk_head); }
+"""
+
+
 def library() -> Any:
     """The C of the head, as it is on the device."""
-    made = Path(tempfile.mkdtemp()) / "head.so"
-    c = REPOSITORY / "firmware_bridge" / "c"
-    shim = made.with_suffix(".c")
-    shim.write_text(
-        '#include "soundkeep/sk_head.h"\nuint32_t size_of_head(void);\n'
-        "uint32_t size_of_head(void) { return (uint32_t)sizeof(sk_head); }\n"
-    )
-    sources = [str(c / "src" / f"{name}.c") for name in ("sk_head", "sk_math", "sk_packet")]
-    flags = ["-std=c99", "-O2", "-ffp-contract=off", "-shared", "-fPIC", f"-I{c / 'include'}"]
-    subprocess.run(["cc", *flags, *sources, str(shim), "-o", str(made)], check=True)
-    return ctypes.CDLL(str(made))
+    return built(SHIM)
 
 
 class OnDevice:
