@@ -69,6 +69,7 @@ PLANTED = [
     (1, "sk_head", "offset > h->next_bytes || n_bytes > h->next_bytes - offset || offset", "offset"),
     (2, "sk_head", " || rest[NAME + SK_HEAD_NAME_BYTES - 1u] != 0", ""),
     (3, "sk_adpcm", "block[2] > 88 || ", ""),
+    (3, "sk_adpcm", "n_bytes < 4 || ", ""),
     (4, "sk_update", "if (!(x[i] >= -LARGEST && x[i] <= LARGEST))", "if (x[i] > 3e38f)"),
 ]
 

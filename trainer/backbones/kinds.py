@@ -8,7 +8,7 @@ from typing import Any
 from edge.errors import BundleError
 from trainer.backbones.backbone import Backbone
 
-KINDS = ("student", "eat", "beats", "ast")
+KINDS = ("student", "tiny_transformer", "eat", "beats", "ast")
 
 
 def backbone_class(kind: str) -> type[Backbone]:
@@ -17,6 +17,10 @@ def backbone_class(kind: str) -> type[Backbone]:
         from trainer.backbones.student import Student
 
         return Student
+    if kind == "tiny_transformer":
+        from trainer.backbones.tiny_transformer import TinyTransformer
+
+        return TinyTransformer
     if kind == "eat":
         from trainer.backbones.eat import Eat
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,9 @@ from trainer.commands.paths import FILE, FOLDER, NEW_FOLDER
 
 if TYPE_CHECKING:
     from trainer.backbones.student import StudentSettings
+
+
+LOSSES = ("sound", "speech", "scores", "sound_label", "word_label")
 
 
 @click.command()
@@ -44,6 +47,19 @@ if TYPE_CHECKING:
 )
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the training itself.")
 @click.option("--initial", type=FOLDER, help="Checkpoint to start from instead of random weights.")
+@click.option(
+    "--kind",
+    type=click.Choice(["student", "tiny_transformer"]),
+    default="student",
+    show_default=True,
+    help="Of network.",
+)
+@click.option(
+    "--loss-weight",
+    multiple=True,
+    metavar="NAME=W",
+    help="Of a term: sound 2, speech 0.7, scores 30, word_label 0.15, sound_label 0 if not given.",
+)
 @click.option("--widths", metavar="N,N,...", help="Of the stem and the four blocks; 32,40,80,144,256 if not given.")
 @click.option("--dim", type=click.IntRange(8, 4096), help="Numbers in an embedding; 256 if not given.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
@@ -61,6 +77,8 @@ def distil(
     learning_rate: float,
     threads: int,
     initial: Path | None,
+    kind: str,
+    loss_weight: tuple[str, ...],
     widths: str | None,
     dim: int | None,
     seed: int,
@@ -72,6 +90,7 @@ def distil(
     """
     from trainer.backbones.checkpoint import load_checkpoint
     from trainer.backbones.student import Student, StudentSettings
+    from trainer.backbones.tiny_transformer import TinyTransformer, TinyTransformerSettings
     from trainer.datasets import ClipAudio, decode_all, list_clips, split_clips
     from trainer.distillation.bank import fill_bank
     from trainer.distillation.distil import distil as train
@@ -90,21 +109,33 @@ def distil(
     labels = LabelSpace.of(clips)
     heard = split_clips(clips)[0] if keep_out else clips
     settings = BankSettings(seed=seed, shard_size=shard_size, set_weights=_weights(set_weight, set(names)))
+    plan = DistilSettings(steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
+    plan = replace(plan, **_loss_weights(loss_weight))
     if shards * shard_size < batch_size:
         raise ConfigurationError(
             f"a bank of {shards} x {shard_size} windows is smaller than one batch of {batch_size}; make more shards"
         )
     first = load_checkpoint(initial)[0] if initial is not None else None
-    if first is not None and not isinstance(first, Student):
-        raise ConfigurationError(f"--initial is a checkpoint of kind {first.kind!r}; wanted a student")
+    if first is not None and not isinstance(first, Student | TinyTransformer):
+        raise ConfigurationError(f"--initial is a checkpoint of kind {first.kind!r}; wanted one that distil wrote")
     if first is not None and (widths is not None or dim is not None):
         raise ConfigurationError("--widths and --dim are those of the checkpoint given with --initial; leave them out")
-    student_settings = first.settings if first is not None else _sized(StudentSettings(), widths, dim)
+    if kind == "tiny_transformer" and widths is not None:
+        raise ConfigurationError("--widths are those of a student; a tiny transformer has none")
+    student_settings: StudentSettings | TinyTransformerSettings
+    if first is not None:
+        student_settings = first.settings
+    elif kind == "student":
+        student_settings = _sized(StudentSettings(), widths, dim)
+    else:
+        student_settings = TinyTransformerSettings() if dim is None else TinyTransformerSettings(dim=dim)
     frontend = student_settings.frontend
     load_teachers(teacher, window_length=frontend.window_length)
     recipe = recipe_of(heard, teacher, settings, kept_out=keep_out, initial=initial)
-    if (widths, dim) != (None, None):
+    if (widths, dim) != (None, None) and isinstance(student_settings, StudentSettings):
         recipe["student"] = {"widths": student_settings.widths, "dim": student_settings.dim}
+    if kind != "student":
+        recipe["student"] = {"kind": kind, "dim": student_settings.dim}
     keep_to_recipe(out, recipe)
     audio = ClipAudio(frontend.sample_rate)
     try:
@@ -128,7 +159,7 @@ def distil(
         model = train(
             bank,
             out,
-            settings=DistilSettings(steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed),
+            settings=plan,
             student_settings=student_settings,
             initial=first,
             threads=threads,
@@ -145,6 +176,23 @@ def distil(
         f"its losses are drawn in {out / 'losses.png'}",
         err=True,
     )
+
+
+def _loss_weights(words: tuple[str, ...]) -> dict[str, Any]:
+    """NAME=W as settings. Raises ConfigurationError."""
+    weights: dict[str, Any] = {}
+    for word in words:
+        name, _, number = word.partition("=")
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = -1.0
+        if name not in LOSSES or not 0.0 <= weight <= 1000.0:
+            raise ConfigurationError(
+                f"--loss-weight is {word!r}; wanted NAME=W with one of {', '.join(LOSSES)} and a number from 0 to 1000"
+            )
+        weights[f"{name}_weight"] = weight
+    return weights
 
 
 def _sized(settings: StudentSettings, widths: str | None, dim: int | None) -> StudentSettings:

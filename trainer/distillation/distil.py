@@ -17,9 +17,10 @@ from tqdm import tqdm
 
 from edge.errors import ConfigurationError
 from trainer.backbones.checkpoint import save_checkpoint
-from trainer.backbones.student import Student, StudentSettings
+from trainer.backbones.student import StudentSettings
+from trainer.backbones.tiny_transformer import TinyTransformerSettings
 from trainer.distillation.losses import Answers
-from trainer.distillation.run import Run
+from trainer.distillation.run import Distilled, Run, made_of
 from trainer.distillation.schedule import DistilSettings, batches
 from trainer.distillation.shards import Bank
 from trainer.errors import TrainingError
@@ -33,14 +34,14 @@ def distil(
     out: Path,
     *,
     settings: DistilSettings,
-    student_settings: StudentSettings = StudentSettings(),
-    initial: Student | None = None,
+    student_settings: StudentSettings | TinyTransformerSettings = StudentSettings(),
+    initial: Distilled | None = None,
     meta: Mapping[str, Any] | None = None,
     threads: int = 1,
-    on_checkpoint: Callable[[int, Student], None] | None = None,
+    on_checkpoint: Callable[[int, Distilled], None] | None = None,
     progress: bool = True,
     stop: Callable[[], bool] = lambda: False,
-) -> Student:
+) -> Distilled:
     """Train, or continue the run in ``out``; write checkpoint, ``losses.csv`` and ``losses.png``.
 
     initial: weights to start from instead of random ones; a run that continues has its own. meta: what the checkpoint
@@ -57,7 +58,7 @@ def distil(
     torch.backends.cudnn.benchmark = False
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     bank = Bank(bank_directory)
-    student = Student(student_settings)
+    student = made_of(student_settings)
     if initial is not None:
         if initial.settings != student_settings:
             raise ConfigurationError(

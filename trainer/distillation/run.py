@@ -10,18 +10,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from trainer.backbones.student import Student
+from trainer.backbones.student import Student, StudentSettings
+from trainer.backbones.tiny_transformer import TinyTransformer, TinyTransformerSettings
 from trainer.distillation.losses import Answers
 from trainer.distillation.schedule import DistilSettings, learning_rate_at
 from trainer.errors import TrainingError
 
 MAX_GRADIENT_NORM = 5.0
+Distilled = Student | TinyTransformer
 
 
 class Run:
     """The mutable state of one training run: networks, their running average, optimiser, step."""
 
-    def __init__(self, student: Student, answers: Answers, settings: DistilSettings, device: torch.device) -> None:
+    def __init__(self, student: Distilled, answers: Answers, settings: DistilSettings, device: torch.device) -> None:
         self.student = student.to(device)
         self.answers = answers.to(device)
         self.settings = settings
@@ -72,9 +74,9 @@ class Run:
             for key, value in self.average.items():
                 value.lerp_(state[key].float(), 1.0 - decay)
 
-    def averaged_student(self) -> Student:
+    def averaged_student(self) -> Distilled:
         """Return the student with the running average of its weights, in evaluation mode, on the CPU."""
-        model = Student(self.student.settings)
+        model = made_of(self.student.settings)
         state = {k: v.detach().cpu().clone() for k, v in self.student.state_dict().items()}
         state.update({k: v.cpu() for k, v in self.average.items()})
         model.load_state_dict(state)
@@ -116,6 +118,11 @@ class Run:
             ) from error
         self.average = {k: v.to(self.device) for k, v in average.items()}
         self.step = step
+
+
+def made_of(settings: StudentSettings | TinyTransformerSettings) -> Distilled:
+    """A network of random weights."""
+    return Student(settings) if isinstance(settings, StudentSettings) else TinyTransformer(settings)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

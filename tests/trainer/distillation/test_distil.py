@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from edge.errors import ConfigurationError
 from tests.trainer.distillation.synthetic_banks import N_CAUSES, SMALL, linear_r2, settings, write_bank
 from trainer.backbones.checkpoint import load_checkpoint
 from trainer.backbones.student import Student, StudentSettings
+from trainer.backbones.tiny_transformer import TinyTransformer, TinyTransformerSettings
 from trainer.distillation.distil import RESUME, distil
 from trainer.distillation.schedule import DistilSettings
 from trainer.distillation.shards import Bank, shard_path
@@ -195,3 +198,24 @@ def test_no_course_no_plot(tmp_path: Path) -> None:
         csv.writer(f).writerow(["step", "seconds", "a"])
     plot_losses(tmp_path / "losses.csv", tmp_path / "losses.png")
     assert not (tmp_path / "losses.png").exists()
+
+
+def test_a_tiny_transformer_learns_and_goes_on_as_a_student_does(bank: Path, tmp_path: Path) -> None:
+    four_frames = replace(SMALL.frontend, window_length=400 + 3 * 160)  # what the made bank holds
+    settings_of_it = TinyTransformerSettings(frontend=four_frames, frames_per_token=1, dim=16)
+    s = settings(steps=60, warmup_steps=5, learning_rate=8e-3, checkpoint_every=30)
+
+    def run(out: Path, stop_after: int | None = None) -> Any:
+        asked = iter(range(1, 10_000))
+        stop = lambda: next(asked) == stop_after  # noqa: E731
+        return distil(bank, out, settings=s, student_settings=settings_of_it, progress=False, stop=stop)
+
+    whole = run(tmp_path / "whole")
+    rows = read_losses(tmp_path / "whole" / "losses.csv")
+    assert float(rows[-1]["sound"]) < float(rows[0]["sound"]) and whole.kind == "tiny_transformer"
+    with pytest.raises(TrainingError, match="run the same command again"):
+        run(tmp_path / "pieces", stop_after=20)
+    pieces = run(tmp_path / "pieces")
+    assert all(torch.equal(whole.state_dict()[key], value) for key, value in pieces.state_dict().items())
+    back, _ = load_checkpoint(tmp_path / "whole")
+    assert isinstance(back, TinyTransformer) and back.settings == settings_of_it
