@@ -199,7 +199,7 @@ def features(bundle_path: Path, out: Path) -> None:
 
 
 @main.command()
-@click.argument("bundle_path", metavar="BUNDLE", type=FOLDER)
+@click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
 @click.option("--out", type=FOLDER, required=True, help="Folder of the C library; must not exist yet.")
 @click.option("--memory", type=click.Path(path_type=Path), help="What it knows at its start; else a head comes later.")
 @click.option("--head", type=click.Path(path_type=Path), help="The same, as a head that soundkeep-bridge made.")
@@ -227,7 +227,9 @@ def c(
     check_clips: int,
     no_measure: bool,
 ) -> None:
-    """Write BUNDLE as a C library for a microcontroller, with a report of what it needs."""
+    """Write BUNDLE (a folder, or the name of one that came with soundkeep, such as sibling) as a C library for a
+    microcontroller, with a report of what it needs."""
+    from edge.bundle import shipped_bundles_path
     from export.c.compose import CSettings, write_library
     from export.material import parse_sets
 
@@ -241,6 +243,9 @@ def c(
         head=head,
         measure=not no_measure,
     )
+    shipped = shipped_bundles_path() / bundle_path.name
+    if not bundle_path.exists() and bundle_path == Path(bundle_path.name) and shipped.is_dir():
+        bundle_path = shipped
     report = write_library(bundle_path, out, settings)
     _say(report.as_markdown())
     _answer({"path": str(out), **report.as_json()})

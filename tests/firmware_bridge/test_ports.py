@@ -69,6 +69,18 @@ def test_the_stm32_port_greets_and_takes_heads(tmp_path: Path) -> None:
         assert next(e for e in link.events() if type(e).__name__ == "Counted").counters["n_crc"] == 0
 
 
+def test_the_emulated_board_is_run_as_the_page_says() -> None:
+    port = written().path / "ports" / "mps2_an386"
+    for words, wanted in (
+        ([], ""),
+        (["SOUND=/tmp/x.image"], "-device loader,file=/tmp/x.image,addr=0x21000000,force-raw=on"),
+    ):
+        command = ["make", "-s", "-n", "-C", str(port), "run", *words]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert "-serial tcp:127.0.0.1:8740,server=on,wait=off" in said and said.rstrip().endswith(wanted)
+        assert ("loader" in said) == bool(wanted)
+
+
 @needs_board
 def test_the_real_board_has_room_for_it() -> None:
     """The linker refuses what does not fit; here it says how much is left of the 128 and 64 KB."""

@@ -3,13 +3,14 @@
 
 #include "soundkeep/sk_math.h"
 
+#define LEAST_RIDGE 9.0e-13f /* the edge's, 2^-40; the square of its root must be a normal number */
 #define LARGEST 16.0f /* of a number of an example; an embedding of unit length has none above 1 */
 
 int sk_update_init(sk_update *u, float *storage, uint32_t n, uint16_t dim, uint8_t n_classes, float ridge)
 {
     if (dim == 0u || dim > SK_UPDATE_MAX_DIM || n_classes == 0u || n_classes > SK_UPDATE_MAX_CLASSES)
         return -1;
-    if (n < SK_UPDATE_STORAGE((uint32_t)dim, (uint32_t)n_classes) || !(ridge > 0.0f && ridge <= 1.0e9f))
+    if (n < SK_UPDATE_STORAGE((uint32_t)dim, (uint32_t)n_classes) || !(ridge >= LEAST_RIDGE && ridge <= 1.0e9f))
         return -1;
     u->dim = dim;
     u->n_classes = n_classes;
@@ -68,7 +69,8 @@ int sk_update_learn(sk_update *u, const float *x, uint8_t index)
             target[j] = c * below - s * above;
         }
     }
-    u->n_learnt++;
+    if (u->n_learnt < UINT32_MAX)
+        u->n_learnt++;
     u->solved = 0u;
     return 0;
 }

@@ -27,14 +27,14 @@ typedef struct sk_update {
     float *weights;    /* the same */
     float *row;        /* the example under way, dim numbers */
     float ridge;       /* windows of unit length */
-    uint32_t n_learnt; /* since the last reset */
+    uint32_t n_learnt; /* since the last reset; stays at its largest */
     uint16_t dim;
     uint8_t n_classes;
     uint8_t solved;    /* whether the weights are those of R and Z */
 } sk_update;
 
-/* storage: n numbers, see SK_UPDATE_STORAGE. ridge: windows, above 0 (edge: `[learn] ridge`). Returns 0, or -1 for sizes
- * that are not allowed or do not fit. */
+/* storage: n numbers, see SK_UPDATE_STORAGE. ridge: windows, 2^-40 to 1e9 (edge: `[learn] ridge`). Returns 0, or -1 for
+ * what is not allowed or does not fit. */
 int sk_update_init(sk_update *u, float *storage, uint32_t n, uint16_t dim, uint8_t n_classes, float ridge);
 
 /* Forget everything: a host's head has taken its place. */

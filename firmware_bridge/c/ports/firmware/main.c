@@ -11,7 +11,7 @@
 #define APART /* where a board has a second memory: the section for what no DMA touches */
 #endif
 
-#ifdef TEACH /* it may be taught without a host, which takes a quarter of dim^2 numbers and some more */
+#ifdef TEACH /* it may be taught without a host, which takes half of dim^2 numbers and some more */
 #define CLASSES 12u
 static struct {
     sk_lessons lessons;
