@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.decision import Event
-from edge.errors import MisuseError, SilenceError
+from edge.errors import BundleError, MisuseError, SilenceError
 from edge.hearing import Heard, Levels, WindowEmbedder
 from edge.space import EmbeddingSpace
 from edge.windows import Window
@@ -78,9 +78,13 @@ class RecentSound:
         return self._heard(whole or meeting[-1:])
 
     def starting_in(self, first_window: int, last_window: int) -> Heard | None:
-        """Return the windows that start in [first_window, last_window]; None when none is kept any more."""
+        """Return the windows that start in [first_window, last_window]; None when none is kept any more, or none can be
+        heard again with the ear in use."""
         chosen = [kept for kept in self._kept if first_window <= kept.start <= last_window]
-        return self._heard(chosen) if chosen else None
+        try:
+            return self._heard(chosen) if chosen else None
+        except SilenceError:
+            return None
 
     def _heard(self, chosen: list[_Kept]) -> Heard:
         chosen = [again for kept in chosen if (again := self._as_now(kept)) is not None]
@@ -105,12 +109,16 @@ class RecentSound:
         )
 
     def _as_now(self, kept: _Kept) -> _Kept | None:
-        """A window as the ear in use hears it; None when another ear heard it and its audio is gone."""
+        """A window as the ear in use hears it; None when another ear heard it and its audio is gone, or this one fails
+        at it: on trial, that shows at the windows to come, and is for the trial to judge."""
         if kept.space == self._space:
             return kept
         if kept.samples is None or self._embedder is None:
             return None
-        embedding, _ = self._embedder.quantized(kept.samples[None])
+        try:
+            embedding, _ = self._embedder.quantized(kept.samples[None])
+        except BundleError:
+            return None
         return replace(kept, space=self._space, embedding=embedding)
 
     def _audio(self, chosen: list[_Kept]) -> NDArray[np.float32] | None:

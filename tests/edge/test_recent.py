@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from edge.decision import Event
-from edge.errors import MisuseError, SilenceError
+from edge.errors import BundleError, MisuseError, SilenceError
 from edge.recent import RecentEvents, RecentSound
 from edge.windows import Window
 from tests.bundles import HOP_LENGTH, SAMPLE_RATE, SPACE, WINDOW_LENGTH
@@ -84,3 +88,47 @@ def test_an_event_whose_windows_were_gone_is_said_to_be_gone() -> None:
     events.emit(event("late", 0, HOP_LENGTH))
     with pytest.raises(MisuseError, match="not at hand any more"):
         events.find("late")
+
+
+class OtherEar:
+    """An ear of another space that fails at windows whose first sample is above ``fails_above``."""
+
+    space = replace(SPACE, backbone_sha256="ef" * 32)
+
+    def __init__(self, fails_above: float = np.inf) -> None:
+        self._fails_above = fails_above
+
+    def quantized(self, windows: NDArray[np.float32]) -> tuple[NDArray[np.int16], int]:
+        if windows[0, 0] > self._fails_above:
+            raise BundleError("output 'embedding' holds numbers that are not finite; the backbone is unusable")
+        return np.full((len(windows), SPACE.dim), 77, dtype=np.int16), 0
+
+
+def heard_by_another(ear: Any, *, keep_audio: bool = True) -> RecentSound:
+    recent = filled(4, keep_audio=keep_audio)
+    recent.hear_with(ear)
+    return recent
+
+
+def test_an_event_across_a_change_of_ear_is_heard_again() -> None:
+    events = RecentEvents(heard_by_another(OtherEar()), 4)
+    events.emit(event("bell", HOP_LENGTH, 2 * HOP_LENGTH))
+    assert events.find("bell")[1].embeddings[:, 0].tolist() == [77, 77]
+
+
+def test_an_ear_that_fails_at_what_was_heard_before_does_not_end_the_listener() -> None:
+    """It leaves out those windows; at the windows to come the trial judges it."""
+    first = float(1.5 * HOP_LENGTH / 1e5)
+    events = RecentEvents(heard_by_another(OtherEar(first)), 4)
+    events.emit(event("bell", HOP_LENGTH, 2 * HOP_LENGTH))
+    assert events.find("bell")[1].starts.tolist() == [HOP_LENGTH]
+    events.emit(event("door", 2 * HOP_LENGTH, 3 * HOP_LENGTH))
+    with pytest.raises(MisuseError, match="not at hand any more"):
+        events.find("door")
+
+
+def test_an_event_whose_sound_is_gone_with_the_ear_before_is_kept_without_it() -> None:
+    events = RecentEvents(heard_by_another(OtherEar(), keep_audio=False), 4)
+    events.emit(event("bell", HOP_LENGTH, 2 * HOP_LENGTH))
+    with pytest.raises(MisuseError, match="not at hand any more"):
+        events.find("bell")

@@ -33,10 +33,10 @@ def test_what_is_taught_while_it_listens_is_known_on_the_board(tmp_path: Path) -
         with bridge_listener(state, bundle.path, address, "--head") as listener:
             listener.wait_until_heard(3.7)
             teach(state, bundle, "bell", "--last", "1.5")
-            time.sleep(3.0)
+            time.sleep(2.0)
             _, words = listener.stop()
         assert "mps2-an386 knows nothing" in words and "mps2-an386 knows bell" in words
-        watched = bridge(*as_owner, "watch", address, "--seconds", "6")
+        watched = bridge(*as_owner, "watch", address, "--seconds", "4")
         rows = [json.loads(line) for line in watched.stdout.splitlines()]
         assert {row["label"] for row in rows} == {"bell", None}, watched
         assert all(row["head"] > 0 and (row["label"] is None or row["score"] >= 3.8) for row in rows)

@@ -85,5 +85,5 @@ def test_a_fault_that_is_planted_is_found(target: int, part: str, what: str, by:
             source = source.replace(what, by)
         parts.append(str(tmp_path / f"{name}.c"))
         Path(parts[-1]).write_text(source)
-    done = run(built(tmp_path / "fuzzer", parts), 400_000, 1, target)
+    done = run(built(tmp_path / "fuzzer", parts), 200_000, 1, target)
     assert done.returncode != 0 and "0 findings" not in done.stdout
