@@ -89,7 +89,7 @@ def hear(link: Connection, seconds: float) -> list[Scored | Heard]:
 
 def test_a_sound_that_is_taught_here_is_known_there(tmp_path: Path) -> None:
     """One head, then another while it listens: each window is scored by one of them, to the bit, and says by which."""
-    heard = np.concatenate([sound[: 5 * RATE // 4] for sound in SOUNDS.values()] * 20)
+    heard = np.concatenate([sound[: 8 * RATE // 5] for sound in SOUNDS.values()] * 20)
     one = taught(learner(tmp_path), "bell", "hum")
     first = device_head(one, DECISION, version=1)
     second = device_head(taught(one, "rustle"), DECISION, version=2)
@@ -102,9 +102,9 @@ def test_a_sound_that_is_taught_here_is_known_there(tmp_path: Path) -> None:
         assert link.device.takes_heads and link.device.head_version == 0
         took = send_head(link, first)
         link.stream("adpcm")
-        events = hear(link, 4.2)
+        events = hear(link, 5.5)
         send_head(link, second)
-        events += hear(link, 4.2)
+        events += hear(link, 5.5)
         assert link.health().device["n_crc"] == 0
     scored = [event for event in events if isinstance(event, Scored)]
     versions = [event.head_version for event in scored]

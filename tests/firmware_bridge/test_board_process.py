@@ -33,10 +33,10 @@ def test_what_is_taught_while_it_listens_is_known_on_the_board(tmp_path: Path) -
         with bridge_listener(state, bundle.path, address, "--head") as listener:
             listener.wait_until_heard(3.7)
             teach(state, bundle, "bell", "--last", "1.5")
-            time.sleep(2.0)
+            time.sleep(4.0)  # two looks of the keeper, and the bytes
             _, words = listener.stop()
         assert "mps2-an386 knows nothing" in words and "mps2-an386 knows bell" in words
-        watched = bridge(*as_owner, "watch", address, "--seconds", "4")
+        watched = bridge(*as_owner, "watch", address, "--seconds", "7")
         rows = [json.loads(line) for line in watched.stdout.splitlines()]
         assert {row["label"] for row in rows} == {"bell", None}, watched
         assert all(row["head"] > 0 and (row["label"] is None or row["score"] >= 3.8) for row in rows)
@@ -61,7 +61,7 @@ def test_what_was_taught_to_the_board_alone_is_learnt_by_the_host(tmp_path: Path
             line.send(p.Teach(77, 0), seq=1)
             line.wait(p.Example)
         with bridge_listener(state, bundle.path, address, "--head") as listener:
-            time.sleep(4.0)
+            time.sleep(5.0)
             _, words = listener.stop()
     assert "learnt 1 example(s) that the device was taught by itself" in words, words
     asked = CliRunner().invoke(soundkeep, [*map(str, as_owner), "classes"])
