@@ -176,16 +176,19 @@ def test_a_command_is_done_once_and_every_copy_is_answered() -> None:
 def test_a_flood_and_a_packet_cut_in_the_middle_hang_nothing() -> None:
     with board() as address:
         with Line(address) as line:
-            line.send_bytes(np.random.default_rng(5).bytes(200_000))
-            line.send_bytes(b"\1" * 50_000)
+            line.send_bytes(np.random.default_rng(5).bytes(30_000))
+            line.send_bytes(b"\1" * 6_000 + b"\0")
+            line.send(p.TimeQuery(7))
+            assert line.wait(p.TimeAnswer, 30.0).number == 7, "it has read all of that, and answers"
             line.send_bytes(encode_packet(p.Probe.TYPE, 0, b"whole")[:-4])
+            time.sleep(0.3)
         with Line(address) as line:
             line.send_bytes(b"\0")
             line.send(p.HostHello(p.PROTOCOL_VERSION, 5))
             line.wait(p.DeviceHello)
             line.send(p.StatusQuery())
             counted = line.wait(p.Status)
-    assert counted.n_malformed + counted.n_crc > 100 and counted.n_good == 2
+    assert counted.n_malformed + counted.n_crc > 60 and counted.n_good == 3
 
 
 def test_a_board_that_starts_anew_is_another_session() -> None:

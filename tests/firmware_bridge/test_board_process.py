@@ -27,7 +27,8 @@ def test_what_is_taught_while_it_listens_is_known_on_the_board(tmp_path: Path) -
     state.mkdir()
     (state / "config.toml").write_text("[decision]\nthreshold = 3.8\nlow_threshold = 3.5\n")
     bell = SOUNDS["bell"][: 8 * RATE // 5]
-    heard = np.concatenate([np.zeros(2 * RATE, dtype=np.int16), bell] * 60)
+    now_and_then = np.concatenate([np.zeros(2 * RATE, dtype=np.int16), bell] * 60)
+    heard = np.concatenate([np.tile(SOUNDS["bell"], 4), now_and_then])
     as_owner = ("--state", state, "--bundle", bundle.path, "--json")
     with running_board(firmware(written().path), heard, speed=1.0) as address:
         with bridge_listener(state, bundle.path, address, "--head") as listener:
