@@ -20,17 +20,9 @@ from edge.journal import Journal
 from tests.edge.examples import SPACE, picture
 from tests.faults import repetitions
 from tests.simulators.journal_script import COMMANDS
-from tests.simulators.power_cut import Change, Disk, compile_recorder, record
+from tests.simulators.power_cut import Change, Disk, record
 
 CUTS_PER_WRITE = int(os.environ.get("SOUNDKEEP_POWER_CUTS", repetitions(6, 40)))
-
-
-@pytest.fixture(scope="module")
-def recorder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiled = compile_recorder(tmp_path_factory.mktemp("recorder"))
-    if compiled is None:
-        pytest.skip("needs Linux and a C compiler (cc) to record the writes of a process")
-    return compiled
 
 
 @pytest.fixture(scope="module")

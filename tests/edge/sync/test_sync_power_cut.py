@@ -13,19 +13,11 @@ import pytest
 from edge.errors import SoundkeepError, TrustError
 from tests.faults import repetitions
 from tests.simulators.device_files import LOOK_STEPS, NOW, STEPS, known, look
-from tests.simulators.power_cut import Change, Disk, compile_recorder, record
+from tests.simulators.power_cut import Change, Disk, record
 from tests.simulators.signed_fleet import SignedFleet
 from trainer.server.repository import first_root_bytes
 
 MODULE = "tests.simulators.device_files"
-
-
-@pytest.fixture(scope="module")
-def recorder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiled = compile_recorder(tmp_path_factory.mktemp("recorder"))
-    if compiled is None:
-        pytest.skip("needs Linux and a C compiler (cc) to record the writes of a process")
-    return compiled
 
 
 @pytest.fixture(scope="module")

@@ -52,28 +52,31 @@ def reference(integers: IntegerNetwork, features: NDArray[np.int8], rounded: Any
         target = integers.scales[step.output].zero if step.output != network.output else 0
         x = maps[step.input]
         if isinstance(step, Conv):
+            assert isinstance(numbers, IntegerConv)
             rows, columns, _ = network.shapes[step.output]
-            total = np.zeros((len(x), rows, columns, len(step.bias)), dtype=np.int64) + numbers.bias.astype(np.int64)  # type: ignore[union-attr]
+            total = np.zeros((len(x), rows, columns, len(step.bias)), dtype=np.int64) + numbers.bias.astype(np.int64)
             for y in range(rows):
                 for z in range(columns):
                     for i in range(step.weights.shape[2]):
                         for j in range(step.weights.shape[3]):
                             a, b = y * step.stride[0] + i - step.pads[0], z * step.stride[1] + j - step.pads[1]
                             if 0 <= a < x.shape[1] and 0 <= b < x.shape[2]:
-                                w = numbers.weights[:, :, i, j].astype(np.int64)  # type: ignore[union-attr]
+                                w = numbers.weights[:, :, i, j].astype(np.int64)
                                 total[:, y, z] += (x[:, a, b] - zero) @ w.T
-            if numbers.out_scale is not None:  # type: ignore[union-attr]
-                return np.asarray(total[:, 0, 0].astype(np.float32) * numbers.out_scale)  # type: ignore[union-attr]
-            factor = np.array([r.multiplier for r in numbers.rescaling], dtype=np.int64)  # type: ignore[union-attr]
-            shift = np.array([r.shift for r in numbers.rescaling], dtype=np.int64)  # type: ignore[union-attr]
+            if numbers.out_scale is not None:
+                return np.asarray(total[:, 0, 0].astype(np.float32) * numbers.out_scale)
+            factor = np.array([r.multiplier for r in numbers.rescaling], dtype=np.int64)
+            shift = np.array([r.shift for r in numbers.rescaling], dtype=np.int64)
             y_ = rounded(total * factor, shift) + target
         elif isinstance(step, Add):
-            other = (maps[step.other] - integers.scales[step.other].zero) * numbers.other_factor  # type: ignore[union-attr]
-            y_ = rounded((x - zero) * numbers.factor + other, numbers.shift) + target  # type: ignore[union-attr]
+            assert isinstance(numbers, IntegerAdd)
+            other = (maps[step.other] - integers.scales[step.other].zero) * numbers.other_factor
+            y_ = rounded((x - zero) * numbers.factor + other, numbers.shift) + target
         else:
+            assert isinstance(numbers, Rescaling)
             part = x[:, :, step.begin : step.end] - zero
             value = part.sum(axis=(1, 2)) if step.kind == "mean" else part.max(axis=(1, 2))
-            y_ = rounded(value * numbers.multiplier, numbers.shift) + target  # type: ignore[union-attr]
+            y_ = rounded(value * numbers.multiplier, numbers.shift) + target
             vector = maps.setdefault(step.output, np.zeros((len(x), *network.shapes[step.output]), dtype=np.int64))
             vector[:, 0, 0, step.offset : step.offset + x.shape[3]] = np.clip(y_, -128, 127)
             continue
